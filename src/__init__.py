@@ -1,0 +1,1 @@
+"""Leather surface defects with Vision Transformers: the package behind the four notebooks."""

@@ -1,0 +1,84 @@
+"""Settings of a run as one frozen value, and the two presets that the notebooks offer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+# The order is a contract: a class's position is its index in every confusion matrix and checkpoint.
+CLASS_NAMES = ("folding_marks", "grain_off", "growth_marks", "loose_grain", "non_defective", "pinhole")
+NORMAL_CLASS = "non_defective"  # found by its name, never by a number
+
+TRAIN_MODES = ("all", "head")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides a run's result; saved in its checkpoint and its report."""
+
+    run: str  # names models/<run>.pth, logs/<run>/ and reports/<run>/
+    backbone: str = "vit_base_patch16_224"  # any timm Vision Transformer
+    weights: str = "timm"  # "timm" (hub), "shipped" (models/backbones) or the path of a weights file
+    image_size: int | None = None  # pixels; None asks the backbone
+    keep_blocks: int | None = None  # only the lowest so many blocks of the backbone; None keeps all
+    protocol: str = "random-80-20"  # how the images are split, see datasets.split_index
+    train_mode: str = "all"  # "all" trains every weight, "head" only the head on features computed once
+    frozen_blocks: int = 0  # lowest blocks that keep their weights: faster, and less to overfit
+    epochs: int = 15  # published
+    batch_size: int = 16  # published
+    learning_rate: float = 2e-5  # published, for AdamW on all weights
+    head_learning_rate: float | None = None  # of the head, which starts from nothing; None takes learning_rate
+    weight_decay: float = 1e-4  # published
+    dropout: float = 0.1  # published
+    hidden_features: int = 512  # published width of the head's hidden layer
+    similarity_weight: float = 0.7  # published share of the cosine score in the hybrid; the rest is classification
+    accumulate_batches: int = 1  # optimiser step every so many batches: large batches on small GPUs
+    checkpoint_gradients: bool = False  # recompute activations: less memory, about a third more time
+    precision: str = "auto"  # mixed precision where the device gains by it
+    workers: int | None = None  # image-loading processes; None chooses from the machine
+    seed: int = 42  # published
+
+    def __post_init__(self) -> None:
+        if self.train_mode not in TRAIN_MODES:
+            raise ValueError(f"train_mode is {self.train_mode!r}; expected one of {TRAIN_MODES}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; expected one of {PRECISIONS}")
+        for name in ("epochs", "batch_size", "accumulate_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if not 0 <= self.similarity_weight <= 1:
+            raise ValueError(f"similarity_weight is {self.similarity_weight}; expected 0 to 1")
+
+    def but(self, **changes: object) -> Config:
+        """A copy with some values changed; an unknown name raises TypeError."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+# The values of the published pipeline: ViT-B/16, all weights, random split.
+PAPER = Config(run="best_modelo_kaggle_dataset")
+
+# The same protocol on a processor without a GPU, about five minutes an epoch on two cores.
+SMALL = PAPER.but(
+    backbone="vit_small_patch14_dinov2",
+    image_size=224,  # published size; the backbone's own is 518
+    keep_blocks=8,  # a third less work; the middle blocks know textures, the last ones objects
+    frozen_blocks=2,
+    epochs=10,
+    learning_rate=1e-4,  # fewer epochs, and only the upper half moves
+    head_learning_rate=1e-3,
+)
+
+# Small and offline: the shipped backbone, only the head is trained, hides are kept apart.
+SAMPLE = Config(
+    run="sample",
+    backbone="vit_tiny_patch16_224",
+    weights="shipped",
+    protocol="hide-60-20-20",
+    train_mode="head",
+    head_learning_rate=1e-3,
+)
+
+PRESETS = {"paper": PAPER, "small": SMALL, "sample": SAMPLE}

@@ -1,0 +1,154 @@
+"""Runs a backbone once over a table of images: the step that head-only training, scoring and evaluation share."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from src.datasets import LeatherDefectDataset
+from src.model import CheckpointError, ViTMultiClassClassifier, load_file, save_atomically
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY_SECONDS = 60
+FEW_IMAGES = 256  # below this, starting worker processes takes longer than it saves
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU; or the device of the given name."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_precision(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """The type that matrix products run in. ``auto`` takes half precision only where hardware makes it faster.
+
+    bfloat16 on a CPU pays with matrix tiles (AMX); with vector instructions alone it was slower than float32.
+    """
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    tiles = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
+    return torch.bfloat16 if device.type == "cpu" and tiles else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
+    """Mixed precision on this device; nothing for float32."""
+    if precision == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, precision)
+
+
+def choose_workers(wanted: int | None, images: int, device: torch.device) -> int:
+    """Image-loading processes: few beside a computing CPU, more beside a GPU, none for a handful of images."""
+    if wanted is not None:
+        return wanted
+    cores = os.cpu_count() or 1
+    if images < FEW_IMAGES or cores == 1:
+        return 0
+    return min(8, cores) if device.type == "cuda" else min(2, cores - 1)
+
+
+def compute_features(
+    model: ViTMultiClassClassifier,
+    table: pd.DataFrame,
+    *,
+    device: torch.device | None = None,
+    batch_size: int = 64,
+    precision: str = "auto",
+    workers: int | None = None,
+    cache: Path | None = None,
+) -> Tensor:
+    """Backbone features of every image, float32, shape (n, d), on the CPU, in the table's order.
+
+    Args:
+        model: Moved to the device; its backbone decides the features.
+        table: Rows with ``path`` and ``label``.
+        device: None chooses.
+        batch_size: Images at a time.
+        precision: See `choose_precision`.
+        workers: See `choose_workers`.
+        cache: Folder for finished and half-finished features. They are found again by the weights, the files and
+            their times, so a changed picture or backbone is computed anew; an interrupted pass goes on.
+
+    Raises:
+        UnreadableImageError: If a file cannot be decoded.
+    """
+    device = device or choose_device()
+    data_type = choose_precision(device, precision)
+    model = model.to(device)
+    keys = [_file_key(path) for path in table["path"]]
+    file = cache and Path(cache) / f"features_{_fingerprint(model, data_type)[:24]}.pt"
+    known = _read_cache(file)
+    rest = table[[key not in known for key in keys]]
+    if len(rest):
+        _compute(model, rest, known, device, batch_size, data_type, workers, file)
+    return torch.stack([known[key] for key in keys])
+
+
+def _compute(
+    model: ViTMultiClassClassifier, rest: pd.DataFrame, known: dict[str, Tensor], device: torch.device,
+    batch_size: int, data_type: torch.dtype, workers: int | None, file: Path | None,
+) -> None:  # fmt: skip
+    loader = DataLoader(
+        LeatherDefectDataset(rest, model.transform),
+        batch_size=batch_size,
+        num_workers=choose_workers(workers, len(rest), device),
+        pin_memory=device.type == "cuda",
+    )
+    log.debug("features on %s, %s, batches of %d, %d workers", device, data_type, batch_size, loader.num_workers)
+    names, saved_at = iter(rest["path"]), time.monotonic()
+    try:
+        with tqdm(total=len(rest), desc="features", unit="img") as bar:
+            for images, _ in loader:
+                with autocast(device, data_type):
+                    features = model.extract_features(images.to(device, non_blocking=True)).cpu()
+                known.update((_file_key(next(names)), row) for row in features)
+                bar.update(len(images))
+                if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+                    _write_cache(known, file)
+                    saved_at = time.monotonic()
+    finally:
+        _write_cache(known, file)
+
+
+def _read_cache(file: Path | None) -> dict[str, Tensor]:
+    if file is None or not file.is_file():
+        return {}
+    try:
+        content = load_file(file)
+        return dict(zip(content["keys"], content["features"], strict=True))
+    except (CheckpointError, KeyError, ValueError) as error:
+        log.warning("%s; computing the features anew", error)
+        return {}
+
+
+def _write_cache(known: dict[str, Tensor], file: Path | None) -> None:
+    if file and known:
+        save_atomically({"keys": list(known), "features": torch.stack(list(known.values()))}, file)
+
+
+def _file_key(path: str) -> str:
+    status = os.stat(path)
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _fingerprint(model: ViTMultiClassClassifier, precision: torch.dtype) -> str:
+    digest = hashlib.sha256(f"{model.settings['backbone']} {model.image_size} {precision}".encode())
+    for tensor in model.backbone.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,263 @@
+"""Thresholds and figures of merit: numpy in, plain numbers out. Scores are higher where more anomalous."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import ndimage
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    roc_curve,
+)
+
+THRESHOLD_RULES = ("youden", "f1", "false-alarms-5")
+
+
+def multiclass_metrics(targets: np.ndarray, predictions: np.ndarray, class_names: tuple[str, ...]) -> dict:
+    """Accuracy, macro F1, the confusion matrix and figures per class.
+
+    Args:
+        targets: True class indices, shape (n,).
+        predictions: Predicted class indices, shape (n,).
+        class_names: Names by index.
+
+    Returns:
+        ``multiclass_accuracy`` and ``macro_f1`` in [0, 1], ``confusion_matrix`` (rows true, columns predicted),
+        ``class_names``, ``class_distribution``, ``total_samples``, ``per_class``: precision, recall, f1, support.
+    """
+    targets, predictions = np.asarray(targets), np.asarray(predictions)
+    indices = np.arange(len(class_names))
+    columns = precision_recall_fscore_support(targets, predictions, labels=indices, zero_division=0)
+    per_class = {
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+        for name, p, r, f, s in zip(class_names, *columns, strict=True)
+    }
+    return {
+        "multiclass_accuracy": float(accuracy_score(targets, predictions)),
+        "macro_f1": float(np.mean(columns[2])),
+        "confusion_matrix": confusion_matrix(targets, predictions, labels=indices).tolist(),
+        "class_names": list(class_names),
+        "class_distribution": {name: int(np.sum(targets == i)) for i, name in enumerate(class_names)},
+        "total_samples": int(len(targets)),
+        "per_class": per_class,
+    }
+
+
+def choose_threshold(is_defect: np.ndarray, scores: np.ndarray, *, rule: str = "youden") -> float:
+    """The score from which on an image counts as defective. To be called with validation data only.
+
+    Args:
+        is_defect: True for defective, shape (n,).
+        scores: Shape (n,), higher is more anomalous.
+        rule: ``youden``: highest recall minus false-alarm rate; ``f1``: highest F1 of the defects;
+            ``false-alarms-5``: the lowest threshold at which at most 5 % of the normal images alarm.
+
+    Returns:
+        A threshold halfway between two neighbouring scores, or at an end: the lowest score (every image is called
+        defective) or just above the highest (none is). ``score >= threshold`` means defective.
+
+    Raises:
+        ValueError: If the rule is unknown, a score is not finite, or one of both kinds is missing.
+    """
+    is_defect, scores = _checked(is_defect, scores)
+    values = np.unique(scores)
+    # Halfway between neighbours: validation images themselves are not on the edge. Scores so close that rounding
+    # takes the middle down to the lower one are parted at the upper one.
+    middles = np.maximum(values[1:] / 2 + values[:-1] / 2, np.nextafter(values[:-1], np.inf))
+    candidates = np.concatenate([[values[0]], middles, [np.nextafter(values[-1], np.inf)]])
+    defects, normals = np.sort(scores[is_defect]), np.sort(scores[~is_defect])
+    found = len(defects) - np.searchsorted(defects, candidates)
+    alarms = len(normals) - np.searchsorted(normals, candidates)
+    if rule == "youden":
+        quality = found / len(defects) - alarms / len(normals)
+    elif rule == "f1":
+        quality = 2 * found / (found + alarms + len(defects))
+    elif rule == "false-alarms-5":
+        return float(candidates[np.argmax(alarms / len(normals) <= 0.05)])
+    else:
+        raise ValueError(f"rule is {rule!r}; expected one of {THRESHOLD_RULES}")
+    best = np.flatnonzero(quality >= quality.max() - 1e-12)
+    return float(candidates[best[(len(best) - 1) // 2]])  # the middle of equally good ones: widest margin
+
+
+def binary_metrics(is_defect: np.ndarray, scores: np.ndarray, *, threshold: float) -> dict[str, float]:
+    """How well a score tells defective from normal images.
+
+    Args:
+        is_defect: True for defective, shape (n,), both kinds present.
+        scores: Shape (n,), higher is more anomalous.
+        threshold: From other data than these, see `choose_threshold`.
+
+    Returns:
+        ``roc_auc``, ``avg_precision``; at the threshold ``binary_accuracy``, ``precision``, ``recall``, ``f1``,
+        ``false_alarm_rate``; all in [0, 1]. ``oracle_accuracy`` is the accuracy at the best threshold for these very
+        scores: an upper bound, not a result.
+
+    Raises:
+        ValueError: If the shapes differ, a score is not finite, or one of both kinds is missing.
+    """
+    is_defect, scores = _checked(is_defect, scores)
+    called = scores >= threshold
+    false_rate, recall, _ = roc_curve(is_defect, scores, drop_intermediate=False)
+    share = is_defect.mean()
+    precision, found, f1, _ = precision_recall_fscore_support(is_defect, called, average="binary", zero_division=0)
+    return {
+        "roc_auc": float(roc_auc_score(is_defect, scores)),
+        "avg_precision": float(average_precision_score(is_defect, scores)),
+        "binary_accuracy": float(np.mean(called == is_defect)),
+        "precision": float(precision),
+        "recall": float(found),
+        "f1": float(f1),
+        "false_alarm_rate": float(np.mean(called[~is_defect])),
+        "oracle_accuracy": float(np.max(share * recall + (1 - share) * (1 - false_rate))),
+    }
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float],
+    *arrays: np.ndarray,
+    groups: np.ndarray | None = None,
+    repeats: int = 500,
+    seed: int = 0,
+) -> list[float] | None:
+    """95 % percentile interval of a statistic, by drawing images, or whole groups of them, with replacement.
+
+    Args:
+        statistic: Of the resampled arrays, in the order given.
+        arrays: Each of shape (n, ...).
+        groups: Group of each image, shape (n,); None draws single images.
+        repeats: Number of draws. Draws for which the statistic raises ValueError or is not finite are left out.
+        seed: Of the draws.
+
+    Returns:
+        [low, high], or None if over half of the draws were left out.
+
+    Raises:
+        ValueError: If the arrays and the groups are not of one length.
+    """
+    generator = np.random.default_rng(seed)
+    count = len(arrays[0])
+    lengths = [len(a) for a in (*arrays, *([] if groups is None else [groups]))]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"arrays and groups of lengths {lengths}; expected one length")
+    labels = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    values = []
+    for _ in range(repeats):
+        rows = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
+        try:
+            value = statistic(*(np.asarray(a)[rows] for a in arrays))
+        except ValueError:
+            continue
+        if np.isfinite(value):
+            values.append(value)
+    if len(values) < repeats / 2:
+        return None
+    return [float(v) for v in np.percentile(values, [2.5, 97.5])]
+
+
+def pixel_metrics(maps: np.ndarray, masks: np.ndarray, *, false_positive_limit: float = 0.3) -> dict[str, float]:
+    """Localisation over all pixels of all test images, normal images included.
+
+    Args:
+        maps: Anomaly maps, shape (n, h, w), higher is more anomalous.
+        masks: Ground truth, bool, shape (n, h, w), with at least one defective and one normal pixel.
+        false_positive_limit: Where the per-region overlap is cut off, in (0, 1].
+
+    Returns:
+        ``pixel_auroc``, ``pixel_ap``, ``pixel_f1_max`` (oracle: its threshold is picked on these masks) and
+        ``aupro_30`` (area under the per-region overlap up to 30 % false positive rate, divided by 0.3; another limit
+        is named likewise), in [0, 1].
+
+    Raises:
+        ValueError: If the shapes differ, a score is not finite, there is only one kind of pixel, or the limit is
+            outside (0, 1].
+
+    Source:
+        Per-region overlap: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021. Regions are 8-connected.
+    """
+    if not 0 < false_positive_limit <= 1:
+        raise ValueError(f"false_positive_limit is {false_positive_limit}; expected above 0, at most 1")
+    maps, masks = _checked_maps(maps, masks)
+    order, ends, hits = _passed(maps, masks)
+    false = ends + 1 - hits
+    recall, precision, false_rate = hits / hits[-1], hits / (ends + 1), false / false[-1]
+    overlap = np.cumsum(_region_weights(masks).ravel()[order])[ends]
+    f1 = 2 * hits / (ends + 1 + hits[-1])
+    aupro = _area(false_rate, overlap, false_positive_limit) / false_positive_limit
+    return {
+        "pixel_auroc": _area(false_rate, recall, 1.0),
+        "pixel_ap": float(np.sum(np.diff(recall, prepend=0) * precision)),
+        "pixel_f1_max": float(f1.max()),
+        f"aupro_{100 * false_positive_limit:g}": aupro,
+    }
+
+
+def best_pixel_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
+    """The value from which on a pixel counts as defective, of highest F1. To be called with validation data only.
+
+    Args:
+        maps: Anomaly maps, shape (n, h, w), higher is more anomalous.
+        masks: Masks of the validation pictures (for instance of painted defects), bool, shape (n, h, w).
+
+    Raises:
+        ValueError: If the shapes differ, a score is not finite, or there is only one kind of pixel.
+    """
+    maps, masks = _checked_maps(maps, masks)
+    order, ends, hits = _passed(maps, masks)
+    best = int(np.argmax(hits / (ends + 1 + hits[-1])))
+    return float(maps.ravel()[order[ends[best]]])
+
+
+def _passed(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels from the highest score down; the last position of each value; defective pixels up to there."""
+    order = np.argsort(maps.ravel(), kind="stable")[::-1]  # no minus sign: it would wrap unsigned maps around
+    ends = np.append(np.flatnonzero(np.diff(maps.ravel()[order])), maps.size - 1)  # equal scores pass together
+    return order, ends, np.cumsum(masks.ravel()[order])[ends]
+
+
+def _region_weights(masks: np.ndarray) -> np.ndarray:
+    """1 / (regions * size of the pixel's region) inside regions, 0 outside: summed up, the mean overlap."""
+    weights = np.zeros(masks.shape)
+    regions = 0
+    for mask, weight in zip(masks, weights, strict=True):
+        labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+        sizes = np.bincount(labels.ravel())
+        weight[mask] = 1 / sizes[labels[mask]]
+        regions += count
+    return weights / regions
+
+
+def _area(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    """Trapezoidal area under a curve that starts at (0, 0), up to x = limit."""
+    x, y = np.append(0, x), np.append(0, y)
+    inside = int(np.searchsorted(x, limit, side="right"))
+    edge = np.interp(limit, x, y)
+    return float(np.trapezoid(np.append(y[:inside], edge), np.append(x[:inside], limit)))
+
+
+def _checked_maps(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    maps, masks = np.asarray(maps), np.asarray(masks, dtype=bool)
+    if maps.shape != masks.shape or maps.ndim != 3:
+        raise ValueError(f"maps of shape {maps.shape} and masks of shape {masks.shape}: expected the same (n, h, w)")
+    if not np.isfinite(maps).all():
+        raise ValueError("the anomaly maps hold values that are not finite")
+    if masks.all() or not masks.any():
+        raise ValueError("the masks hold only one kind of pixel; both defective and normal ones are needed")
+    return maps, masks
+
+
+def _checked(is_defect: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    is_defect, scores = np.asarray(is_defect, dtype=bool), np.asarray(scores, dtype=float)
+    if is_defect.shape != scores.shape or scores.ndim != 1:
+        raise ValueError(f"labels of shape {is_defect.shape} and scores of shape {scores.shape}: expected (n,) twice")
+    if not np.isfinite(scores).all():
+        raise ValueError("the scores hold values that are not finite")
+    if is_defect.all() or not is_defect.any():
+        raise ValueError("both defective and normal images are needed")
+    return is_defect, scores

@@ -1,0 +1,437 @@
+"""The classifier: a timm Vision Transformer, a small head, and the bank of normal features that scores anomalies."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from src import paths
+from src.config import CLASS_NAMES, NORMAL_CLASS
+from src.scoring import confidence_anomaly_scores, cosine_anomaly_scores, hybrid_anomaly_scores
+
+log = logging.getLogger(__name__)
+
+SHIPPED_ARCHITECTURE = "vit_tiny_patch16_224"
+CHECKPOINT_FORMAT = 1
+
+
+class WeightsError(RuntimeError):
+    """Backbone weights that cannot be had or do not fit; the message says which and what to do."""
+
+
+class NotATransformerError(ValueError):
+    """A backbone that is no plain Vision Transformer of timm."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged or made for something else; the message names the file."""
+
+
+class ViTMultiClassClassifier(nn.Module):
+    """Six kinds of leather surface, and how far an image is from normal ones.
+
+    Args:
+        num_classes: Number of classes; must be that of ``class_names``.
+        pretrained: False leaves the backbone at random weights.
+        backbone: Name of any timm Vision Transformer.
+        weights: ``"timm"`` (the hub's), ``"shipped"`` (the project's small backbone) or the path of a weights file.
+        image_size: Side of the square input in pixels; None takes the backbone's own.
+        class_names: Names in the order of the outputs; one of them is ``normal_class``.
+        normal_class: The class that counts as not anomalous, found by name.
+        dropout: Of the head, in [0, 1).
+        hidden_features: Width of the head's hidden layer.
+        similarity_weight: Share of the cosine score in the hybrid score, in [0, 1].
+        patch_block: Block whose patch tokens localise, from 0; None takes the one that the weights file names (the
+            shipped one does, chosen on painted defects), else the block two thirds up.
+        keep_blocks: Keep only the lowest so many blocks; the final norm stays. None keeps all.
+
+    Raises:
+        WeightsError: If the weights cannot be loaded.
+        NotATransformerError: If the backbone is another kind of network.
+        ValueError: If the class names do not fit.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 6,
+        pretrained: bool = True,
+        *,
+        backbone: str = "vit_base_patch16_224",
+        weights: str = "timm",
+        image_size: int | None = None,
+        class_names: tuple[str, ...] = CLASS_NAMES,
+        normal_class: str = NORMAL_CLASS,
+        dropout: float = 0.1,
+        hidden_features: int = 512,
+        similarity_weight: float = 0.7,
+        patch_block: int | None = None,
+        keep_blocks: int | None = None,
+    ) -> None:
+        super().__init__()
+        if len(class_names) != num_classes or normal_class not in class_names:
+            raise ValueError(
+                f"{num_classes} classes, names {class_names}, normal class {normal_class!r}: "
+                "expected one name a class and the normal class among them"
+            )
+        self.class_names, self.normal_class = tuple(class_names), normal_class
+        self.normal_index = self.class_names.index(normal_class)
+        self.similarity_weight = similarity_weight
+        self.settings = {
+            "backbone": backbone, "image_size": image_size, "class_names": list(class_names),
+            "normal_class": normal_class, "dropout": dropout, "hidden_features": hidden_features,
+            "similarity_weight": similarity_weight, "patch_block": patch_block,
+            "keep_blocks": keep_blocks,
+        }  # fmt: skip
+        self.backbone, self.weights_description = _create_backbone(backbone, weights, pretrained, image_size)
+        depth = len(self.backbone.blocks)
+        if keep_blocks is not None:
+            if not 1 <= keep_blocks <= depth:
+                raise ValueError(f"keep_blocks is {keep_blocks}; {backbone} has {depth} blocks")
+            self.backbone.prune_intermediate_layers([keep_blocks - 1])
+            self.weights_description += f", the lowest {keep_blocks} of {depth} blocks"
+        self.num_features = self.backbone.num_features
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(self.num_features, hidden_features),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_features, num_classes),
+        )
+        data = resolve_model_data_config(self.backbone)
+        self.image_size = self.backbone.patch_embed.img_size[0]
+        self.mean, self.std = data["mean"], data["std"]
+        self.transform = image_transform(self.image_size, mean=self.mean, std=self.std)
+        if patch_block is None:
+            named = _best_block(weights) if pretrained else None
+            patch_block = max(0, round(depth * 2 / 3) - 1) if named is None else named
+            patch_block = min(patch_block, len(self.backbone.blocks) - 1)
+        self.patch_block = self.settings["patch_block"] = patch_block
+        self.register_buffer("normal_features", torch.empty(0, self.num_features))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes) and features (n, d) of normalised images (n, 3, size, size)."""
+        features = self.backbone(images)
+        return self.classifier(features), features
+
+    @torch.inference_mode()
+    def extract_features(self, images: Tensor) -> Tensor:
+        """Features (n, d), float32, without gradient and without dropout."""
+        with _evaluating(self):
+            return self.backbone(images).float()
+
+    def store_normal_features(self, features: Tensor) -> None:
+        """Keeps the features of normal training images as the bank that cosine scores compare with.
+
+        Args:
+            features: From `extract_features`, shape (m, d), m >= 1, of images of the normal class only.
+
+        Raises:
+            ValueError: If the shape does not fit or a value is not finite.
+        """
+        if features.ndim != 2 or len(features) == 0 or features.shape[1] != self.num_features:
+            raise ValueError(f"expected (m >= 1, {self.num_features}) features, got {tuple(features.shape)}")
+        if not torch.isfinite(features).all():
+            raise ValueError("the normal features hold values that are not finite")
+        self.normal_features = features.detach().float().to(self.normal_features.device)
+
+    @torch.inference_mode()
+    def classify_multiclass(self, images: Tensor) -> dict[str, Tensor]:
+        """``predicted_classes`` (n,), ``class_probabilities`` (n, classes), ``features`` (n, d)."""
+        return self.classify_features(self.extract_features(images))
+
+    @torch.inference_mode()
+    def classify_features(self, features: Tensor) -> dict[str, Tensor]:
+        """As `classify_multiclass`, from features that are there already."""
+        with _evaluating(self):
+            probabilities = self.classifier(features).float().softmax(dim=1)
+        return {
+            "predicted_classes": probabilities.argmax(1),
+            "class_probabilities": probabilities,
+            "features": features,
+        }
+
+    def detect_anomaly_hybrid(self, images: Tensor) -> dict[str, Tensor]:
+        """Classes and the three anomaly scores of normalised images (n, 3, size, size).
+
+        Returns:
+            ``anomaly_scores`` (hybrid, in [0, 2]), ``similarity_scores`` (cosine, in [0, 2]),
+            ``classification_scores`` (in [0, 1]), ``predicted_classes``, ``normal_class_prob``, each of shape (n,);
+            ``class_probabilities`` (n, classes); ``features`` (n, d). Higher scores are more anomalous.
+
+        Raises:
+            RuntimeError: If no normal features have been stored.
+        """
+        return self.detect_from_features(self.extract_features(images))
+
+    @torch.inference_mode()
+    def detect_from_features(self, features: Tensor) -> dict[str, Tensor]:
+        """As `detect_anomaly_hybrid`, from features that are there already."""
+        if len(self.normal_features) == 0:
+            raise RuntimeError("no normal features are stored; call store_normal_features with normal training images")
+        found = self.classify_features(features)
+        similarity = cosine_anomaly_scores(features, self.normal_features)
+        classification = confidence_anomaly_scores(found["class_probabilities"], self.normal_index)
+        hybrid = hybrid_anomaly_scores(similarity, classification, similarity_weight=self.similarity_weight)
+        return {
+            "anomaly_scores": hybrid,
+            "similarity_scores": similarity,
+            "classification_scores": classification,
+            "normal_class_prob": found["class_probabilities"][:, self.normal_index],
+            **found,
+        }
+
+    @torch.inference_mode()
+    def patch_tokens(self, images: Tensor, *, block: int | None = None) -> Tensor:
+        """Patch tokens after one block on their grid, shape (n, d, h, w), float32.
+
+        Args:
+            images: Normalised images, shape (n, 3, height, width), multiples of the patch; any size.
+            block: Index from 0; None takes ``patch_block``.
+        """
+        block = self.patch_block if block is None else block
+        with _evaluating(self):
+            found = self.backbone.forward_intermediates(
+                images, indices=[block], intermediates_only=True, stop_early=True
+            )
+        return found[0].float()
+
+    @torch.inference_mode()
+    def extract_attention_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The model's own attention from the class token to the patches; nothing is computed from the picture.
+
+        Args:
+            images: Normalised images, shape (n, 3, size, size).
+
+        Returns:
+            ``heads`` (n, blocks, heads, h, w): attention of the class token, rows before dropping the prefix sum to 1;
+            ``cls`` (n, h, w): the last block's, mean over heads;
+            ``rollout`` (n, h, w): attention followed through all blocks, identity added for the residual path.
+
+        Source:
+            Rollout: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020.
+        """
+        attention = self._attention(images)  # (n, blocks, heads, tokens, tokens)
+        prefix = self.backbone.num_prefix_tokens
+        patches = self.backbone.patch_embed.patch_size
+        grid = [side // patch for side, patch in zip(images.shape[-2:], patches, strict=True)]
+        heads = attention[:, :, :, 0, prefix:].unflatten(-1, grid)
+        flow = torch.eye(attention.shape[-1], device=attention.device).expand(len(images), -1, -1)
+        for block in attention.mean(2).unbind(1):  # (n, tokens, tokens)
+            mixed = (block + torch.eye(block.shape[-1], device=block.device)) / 2
+            flow = mixed @ flow
+        return {
+            "heads": heads,
+            "cls": heads[:, -1].mean(1),
+            "rollout": flow[:, 0, prefix:].unflatten(-1, grid),
+        }
+
+    def _attention(self, images: Tensor) -> Tensor:
+        caught: list[Tensor] = []
+        layers = [block.attn for block in self.backbone.blocks]
+        fused = [layer.fused_attn for layer in layers]
+        handles = [
+            layer.attn_drop.register_forward_hook(lambda _, __, output: caught.append(output)) for layer in layers
+        ]
+        try:
+            for layer in layers:
+                layer.fused_attn = False  # the fused kernel never forms the attention matrix
+            self.extract_features(images)
+        finally:
+            for layer, was, handle in zip(layers, fused, handles, strict=True):
+                layer.fused_attn = was
+                handle.remove()
+        return torch.stack(caught, dim=1).float()
+
+
+class _evaluating:
+    """Evaluation mode for a while, then the mode that was."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.was = module, module.training
+
+    def __enter__(self) -> None:
+        self.module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.module.train(self.was)
+
+
+def image_transform(size: int, *, mean: tuple[float, ...], std: tuple[float, ...]) -> v2.Compose:
+    """The whole picture at ``size`` x ``size``, normalised: RGB image -> float (3, size, size).
+
+    timm's own evaluation transform cuts the borders off; a defect at the border would be lost, so it is not used.
+    """
+    return v2.Compose([
+        v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean=list(mean), std=list(std)),
+    ])  # fmt: skip
+
+
+def create_model(config: Any, *, pretrained: bool = True) -> ViTMultiClassClassifier:
+    """The classifier that a `Config` describes, with a head whose first weights follow from its seed."""
+    torch.manual_seed(config.seed)
+    return ViTMultiClassClassifier(
+        num_classes=len(CLASS_NAMES),
+        pretrained=pretrained,
+        backbone=config.backbone,
+        weights=config.weights,
+        image_size=config.image_size,
+        keep_blocks=config.keep_blocks,
+        dropout=config.dropout,
+        hidden_features=config.hidden_features,
+        similarity_weight=config.similarity_weight,
+    )
+
+
+def _create_backbone(name: str, weights: str, pretrained: bool, image_size: int | None) -> tuple[nn.Module, str]:
+    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}  # larger inputs for finer maps
+    if image_size is not None:
+        options["img_size"] = image_size
+    if not pretrained:
+        return _create_vit(name, **options), f"random weights of {name}"
+    if weights == "timm":
+        try:
+            model = _create_vit(name, pretrained=True, **options)
+        except NotATransformerError:
+            raise
+        except Exception as error:  # the hub's client raises many kinds, for no network, no file, no space
+            raise WeightsError(
+                f"the weights of {name} could not be fetched from timm's hub: {error}. Either check the network, or "
+                'use weights="shipped" with backbone="vit_tiny_patch16_224", or give the path of a weights file.'
+            ) from error
+        return model, f"timm: {name}.{model.pretrained_cfg.get('tag', '')}"
+    file = paths.SHIPPED_BACKBONE if weights == "shipped" else Path(weights)
+    if weights == "shipped" and name != SHIPPED_ARCHITECTURE:
+        raise WeightsError(f'weights="shipped" are those of {SHIPPED_ARCHITECTURE}, not of {name}; change the backbone')
+    if not file.is_file():
+        raise WeightsError(f"no weights file {file}; expected a .safetensors or .pth file with timm's names")
+    try:
+        overlay = {"file": str(file), "num_classes": 0}
+        model = _create_vit(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except NotATransformerError:
+        raise
+    except Exception as error:  # safetensors, pickle and shape errors have no common kind
+        raise WeightsError(f"{file} does not fit {name}: {error}") from error
+    return model, f"{weights if weights == 'shipped' else 'file'}: {file.name}"
+
+
+def _best_block(weights: str) -> int | None:
+    """The block that localises best by the metadata of a safetensors file, if it says so."""
+    file = paths.SHIPPED_BACKBONE if weights == "shipped" else Path(weights)
+    if file.suffix != ".safetensors":
+        return None
+    with safe_open(file, framework="pt") as content:
+        block = (content.metadata() or {}).get("best_block")
+    return None if block is None else int(block)
+
+
+def _create_vit(name: str, **options: Any) -> nn.Module:
+    advice = f"{name} is no plain Vision Transformer of timm; try vit_base_patch16_224"
+    try:
+        model = timm.create_model(name, **options)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):  # the option that other networks do not know
+            raise
+        raise NotATransformerError(advice) from error
+    if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "num_prefix_tokens")):
+        raise NotATransformerError(advice)
+    return model
+
+
+def save_atomically(content: dict[str, Any], path: Path) -> None:
+    """torch.save into a neighbouring file that is renamed when it is complete: a full disk harms nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        reason = error.__context__ or error  # torch's writer answers a full disk with "unexpected pos", on top of it
+        raise CheckpointError(f"could not write {path}: {reason}. Free some space; an earlier file is kept.") from error
+    finally:
+        part.unlink(missing_ok=True)  # of a write that failed or was interrupted
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """What `save_atomically` wrote, tensors and plain values only; no code of the file is run.
+
+    Raises:
+        CheckpointError: If the file is missing, cut short or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}; run 4.0.model-training.ipynb to make one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and end-of-file errors have no common kind
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}); remove it and train again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint of this project")
+    return content
+
+
+def save_checkpoint(model: ViTMultiClassClassifier, path: Path, **extra: Any) -> None:
+    """Writes everything that inference needs: weights, classes, settings, normal bank.
+
+    Args:
+        model: The model to keep.
+        path: Usually ``models/<run>.pth``.
+        extra: Values kept beside it, as JSON keeps them: ``config``, ``thresholds``, ``run`` ...
+    """
+    content = {
+        "format": CHECKPOINT_FORMAT,
+        "settings": model.settings,
+        "weights_description": model.weights_description,
+        "state": model.state_dict(),
+        **json.loads(json.dumps(extra)),  # plain types only: loading refuses all others
+    }
+    save_atomically(content, path)
+
+
+def load_checkpoint(
+    path: Path, *, class_names: tuple[str, ...] | None = CLASS_NAMES
+) -> tuple[ViTMultiClassClassifier, dict[str, Any]]:
+    """The model of a checkpoint, ready for inference, and all that was saved beside it.
+
+    Args:
+        path: File of `save_checkpoint`.
+        class_names: The classes that the caller works with; None accepts any.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, of another format, or made for other classes.
+    """
+    content = load_file(path)
+    if content.get("format") != CHECKPOINT_FORMAT or "settings" not in content or "state" not in content:
+        raise CheckpointError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}: it says {content.get('format')}")
+    settings = content["settings"]
+    if class_names is not None and tuple(settings["class_names"]) != tuple(class_names):
+        raise CheckpointError(
+            f"{path} was trained for the classes {', '.join(settings['class_names'])}; "
+            f"expected {', '.join(class_names)}, in this order"
+        )
+    settings = {**settings, "class_names": tuple(settings["class_names"])}
+    state = content["state"]
+    try:
+        model = ViTMultiClassClassifier(len(settings["class_names"]), False, **settings)
+        model.normal_features = state["normal_features"].clone()  # the bank's length is the checkpoint's
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the backbone {settings['backbone']}: {error}") from error
+    model.weights_description = content["weights_description"]
+    return model.eval(), content

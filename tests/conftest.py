@@ -1,0 +1,58 @@
+"""A small picture set that is easy to learn, and a model small enough to train in a test."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src.config import CLASS_NAMES, Config
+from src.datasets import index_images, split_index
+from src.model import create_model
+
+IMAGES_PER_CLASS, HIDES = 10, 5
+COLOURS = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (128, 128, 128), (200, 60, 200)])
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: runs for minutes (the notebooks)")
+    torch.set_num_threads(1)  # the models here are too small to share; results do not depend on the machine
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Folder of six classes, told apart by their colour, ten 48 px images each on five hides, with hides.csv."""
+    root, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    lines = ["path,label,hide"]
+    for label, colour in zip(CLASS_NAMES, COLOURS, strict=True):
+        (root / label).mkdir()
+        for number in range(IMAGES_PER_CLASS):
+            pixels = np.clip(colour + generator.normal(0, 25, (48, 48, 3)), 0, 255).astype(np.uint8)
+            file = f"{label}/{label}_{number:02d}.png"
+            Image.fromarray(pixels).save(root / file)
+            lines.append(f"{file},{label},hide_{number % HIDES}")
+    (root / "hides.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def table(pictures):
+    """Split by hide: 36 images to train on, 12 for validation, 12 for test."""
+    return split_index(index_images(pictures), "hide-60-20-20")
+
+
+@pytest.fixture
+def config():
+    return Config(
+        run="tiny", backbone="test_vit", image_size=48, protocol="hide-60-20-20", epochs=3, batch_size=8,
+        learning_rate=1e-3, head_learning_rate=1e-2, precision="float32", workers=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model(config):
+    """Random weights that follow from the seed."""
+    return create_model(config, pretrained=False)

@@ -1,0 +1,138 @@
+"""The four notebooks: the house rules that can be checked by reading them, and one run of all in a tiny mode."""
+
+import json
+import re
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from PIL import Image
+
+from src import paths
+from src.config import CLASS_NAMES
+
+NOTEBOOKS = sorted(paths.ROOT.glob("*.ipynb"))
+EDA = {
+    "class_distribution", "class_examples", "image_sizes_and_formats", "colour_and_brightness", "mvtec_leather_counts",
+    "mvtec_leather_brightness", "mvtec_leather_examples", "mvtec_leather_defect_area",
+    "mvtec_leather_defect_comparison", "mvtec_leather_defect_positions",
+}  # fmt: skip
+CLASSIFICATION = {
+    "matriz_de_confusion_multiclase", "evaluacion_integral", "ejemplos_multiclase", "loss_train", "loss_val",
+    "acc_train", "acc_val", "lr",
+}  # fmt: skip
+LOCALISATION = {"validacion_visual_mvtec", "imagenes_ejemplo_mvtec"}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def path(request):
+    return request.param
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+# -- rules ----------------------------------------------------------------------------------------------
+
+
+def test_the_four_notebooks_are_there():
+    assert [path.name.split("-")[0].split(".")[:2] for path in NOTEBOOKS] == [[str(i), "0"] for i in range(1, 5)]
+
+
+def test_it_is_a_valid_notebook(path):
+    nbformat.validate(json.loads(path.read_text(encoding="utf-8")))
+    assert read(path).metadata.kernelspec.name == "python3"
+
+
+def test_it_opens_and_closes_with_text(path):
+    first, *_, last = read(path).cells
+    assert first.cell_type == last.cell_type == "markdown"
+    assert first.source.startswith("# ") and "imit" in last.source  # findings and limits
+
+
+def test_cells_are_short(path):
+    for cell in code_cells(path):
+        assert sum(bool(line.strip()) for line in cell.source.splitlines()) <= 15, cell.source
+
+
+def test_cells_define_nothing(path):
+    for cell in code_cells(path):
+        assert not re.search(r"^\s*(async\s+)?(def|class)\s", cell.source, re.MULTILINE), cell.source
+
+
+def test_all_start_with_the_same_cell():
+    cells = {code_cells(path)[0].source for path in NOTEBOOKS}
+    assert len(cells) == 1 and "os.chdir(ROOT)" in cells.pop()
+
+
+def test_outputs_are_none_or_of_one_complete_run(path):
+    cells = code_cells(path)
+    counts = [cell.execution_count for cell in cells]
+    outputs = [output for cell in cells for output in cell.outputs]
+    if not outputs:
+        assert counts == [None] * len(cells)
+        return
+    assert counts == list(range(1, len(cells) + 1))
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert path.stat().st_size <= 1_000_000
+
+
+# -- run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.enable_socket  # kernels are spoken to over local ports
+def test_all_four_run_in_order(tmp_path, monkeypatch):
+    output = tmp_path / "output"
+    for name, value in {
+        "LEATHER_SOURCE": "sample", "LEATHER_SAMPLE": str(tmp_path / "sample"), "LEATHER_OUTPUT": str(output),
+        "LEATHER_TINY": "1", "LEATHER_EPOCHS": "2", "MPLBACKEND": "Agg",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    for name in ("LEATHER_PRESET", "LEATHER_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    trained = paths.SHIPPED_BACKBONE.is_file()
+    for path in NOTEBOOKS if trained else NOTEBOOKS[:3]:
+        run(path)
+
+    assert {p.stem for p in (output / "reports" / "sample" / "eda").glob("*.png")} == EDA
+    if not trained:
+        pytest.skip(f"4.0 was not run: {paths.SHIPPED_BACKBONE.name} has not been distilled yet")
+    check_training(output)
+
+
+def run(path):
+    notebook = read(path)
+    client = NotebookClient(
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(paths.ROOT)}}
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        pytest.fail(f"{path.name}: {error}", pytrace=False)
+
+
+def check_training(output):
+    reports, found = output / "reports" / "sample", {}
+    for folder, names, content in (
+        ("resultados_multiclase", CLASSIFICATION, "results_summary.json"),
+        ("resultados_mvtec_visual", LOCALISATION, "mvtec_metrics.json"),
+    ):
+        assert {p.stem for p in (reports / folder).glob("*.png")} == names
+        for picture in (reports / folder).glob("*.png"):
+            with Image.open(picture) as image:
+                image.verify()
+        found[folder] = json.loads((reports / folder / content).read_text(encoding="utf-8"))
+    summary, mvtec = found["resultados_multiclase"], found["resultados_mvtec_visual"]
+    assert summary["class_names"] == list(CLASS_NAMES) and summary["run"]["epochs"] == 2
+    assert summary["run"]["dataset"] == "sample" and summary["run"]["weights"].startswith("shipped")
+    assert list(mvtec["protocols"]) == ["six-class-transfer", "4-shot"]
+    assert (reports / "resultados_mvtec_visual" / "visual_validation_summary.txt").stat().st_size > 200
+    assert (output / "models" / "sample.pth").is_file()
+    assert list((output / "logs" / "sample").glob("events.out.tfevents.*"))
