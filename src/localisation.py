@@ -183,11 +183,11 @@ def write_mvtec_reports(found: Localisation, metrics: dict[str, Any], folder: Pa
         found: The protocol that the pictures show.
         metrics: The whole content of ``mvtec_metrics.json``; ``protocols`` holds one entry a protocol.
         folder: ``reports/<run>/resultados_mvtec_visual``.
-        about: Run and backbone, for titles.
+        about: Data set, run and backbone, for titles.
     """
     folder = Path(folder)
     shown = [_figure_row(found, index) for index in _median_rows(found)]
-    title = f"MVTec AD leather, {found.protocol}: {about}\nthe image of median score of every defect type, and the " \
+    title = f"{about}; protocol {found.protocol}\nthe image of median score of every defect type, and the " \
             "normal image of the highest score"  # fmt: skip
     examples = [_figure_row(found, int(i)) for i in found.test.groupby("defect").head(2).sort_values("defect").index]
     for row in examples:
@@ -199,7 +199,7 @@ def write_mvtec_reports(found: Localisation, metrics: dict[str, Any], folder: Pa
     return [
         save_figure(plot_localisation(shown, threshold=found.threshold, title=title),
                     folder / "validacion_visual_mvtec.png", dpi=80),
-        save_figure(plot_defect_examples(examples, title="MVTec AD leather: test images with the outline of the truth"),
+        save_figure(plot_defect_examples(examples, title=f"{about}\ntest images with the outline of the truth"),
                     folder / "imagenes_ejemplo_mvtec.png", dpi=90),
         summary,
         write_json(metrics, folder / "mvtec_metrics.json"),
@@ -285,7 +285,7 @@ def _figure_row(found: Localisation, index: int) -> dict[str, Any]:
 
 def _summary_lines(found: Localisation, metrics: dict[str, Any], about: str) -> list[str]:
     lines = [
-        f"MVTec AD leather: {about}", "",
+        about, "",
         f"Maps shown: protocol {found.protocol}, {found.settings['normal_images']} normal images, patch tokens after "
         f"block {found.settings['block']} at {found.settings['input_size']} px, cosine distance to the nearest of "
         f"{found.settings['bank_patches']} normal patches.",

@@ -217,9 +217,14 @@ class ViTMultiClassClassifier(nn.Module):
             ``cls`` (n, h, w): the last block's, mean over heads;
             ``rollout`` (n, h, w): attention followed through all blocks, identity added for the residual path.
 
+        Raises:
+            ValueError: If the backbone has no class token.
+
         Source:
             Rollout: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020.
         """
+        if getattr(self.backbone, "cls_token", None) is None:
+            raise ValueError(f"{self.settings['backbone']} has no class token, whose attention these maps show")
         attention = self._attention(images)  # (n, blocks, heads, tokens, tokens)
         prefix = self.backbone.num_prefix_tokens
         patches = self.backbone.patch_embed.patch_size

@@ -137,7 +137,7 @@ class _Session:
         if not self.state_file.is_file():
             return
         state = load_file(self.state_file)
-        if state["identity"] != self._identity():
+        if state.get("identity") != self._identity():
             raise ValueError(
                 f"{self.state_file} belongs to a training with other settings or images. Pass resume=False to start "
                 "anew and overwrite it, or give this run another name."

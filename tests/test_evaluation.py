@@ -74,7 +74,7 @@ def test_predictions_are_the_models_in_the_order_of_the_rows(model, table):
     fill_normal_bank(model, table, device=torch.device("cpu"), workers=0)
     found = predict(model, table, "test", device=torch.device("cpu"), workers=0)
     rows = table[table["part"] == "test"]
-    assert list(found.rows["file"]) == list(rows["file"]) and len(rows) == 12
+    assert list(found.rows["file"]) == list(rows["file"]) and list(found.rows.index) == list(range(12))
     images = torch.stack([model.transform(load_image(path)) for path in rows["path"]])
     wanted = model.detect_anomaly_hybrid(images)
     assert [CLASS_NAMES[i] for i in found.targets] == list(rows["label"])
@@ -194,6 +194,24 @@ def test_every_report_is_written_under_its_name(table, config, run, result, tmp_
     assert set(found["run"]) >= {
         "dataset", "protocol", "backbone", "weights", "seed", "epochs", "device", "seconds", "versions"
     }  # fmt: skip
+
+
+def test_examples_are_the_surest_and_the_hardest_of_each_class(table, monkeypatch):
+    table.loc[table["part"] == "train", "part"] = "test"  # more than two a class
+    test, shown = predictions(table, "test"), {}
+    monkeypatch.setattr(evaluation, "plot_examples", lambda images, captions, right, title: shown.update(
+        images=images, captions=captions, right=right))  # fmt: skip
+    evaluation._examples(test, dict.fromkeys(METHODS, 0.5), title="")
+    certainty = test.probabilities[np.arange(len(test.targets)), test.targets]
+    assert len(shown["images"]) == len(shown["captions"]) == 12
+    for index, name in enumerate(CLASS_NAMES):
+        members = np.flatnonzero(test.targets == index)
+        surest, hardest = members[certainty[members].argmax()], members[certainty[members].argmin()]
+        for place, chosen in ((index, surest), (6 + index, hardest)):
+            image = load_image(test.rows["path"][chosen]).resize((224, 224))
+            assert np.array_equal(shown["images"][place], np.asarray(image))
+            assert shown["right"][place] == (test.predicted[chosen] == index)
+            assert shown["captions"][place].startswith(f"true: {name.replace('_', ' ')}\n")
 
 
 def test_json_that_is_no_json_is_refused_and_the_earlier_file_kept(tmp_path):

@@ -132,6 +132,10 @@ def test_a_changed_picture_is_computed_anew(model, rows, seen, tmp_path):
     os.utime(tmp_path / "5.png", ns=(1, 2 * 10**18))  # of the same size, perhaps another picture
     compute(model, rows, cache=tmp_path / "cache")
     assert seen == [1]
+    Image.new("RGB", (48, 48)).save(tmp_path / "5.png")
+    os.utime(tmp_path / "5.png", ns=(1, 2 * 10**18))  # of the same time
+    compute(model, rows, cache=tmp_path / "cache")
+    assert seen == [1, 1]
 
 
 def test_other_weights_or_another_precision_are_computed_anew(model, rows, seen, tmp_path):

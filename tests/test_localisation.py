@@ -170,6 +170,16 @@ def test_metrics_by_hand():
     )
 
 
+def test_pictures_are_chosen_by_rule():
+    # The image of median score of every defect, then the normal image of the highest.
+    found = crafted()
+    many = Localisation(
+        "4-shot", pd.DataFrame({"defect": ["good", "good", "cut", "cut", "cut"]}), found.maps[[0, 1, 2, 2, 2]],
+        found.masks[[0, 1, 2, 2, 2]], np.array([0.2, 0.5, 0.9, 0.3, 0.6]), 0.5, {},
+    )  # fmt: skip
+    assert localisation._median_rows(found) == [2, 3, 1] and localisation._median_rows(many) == [4, 1]
+
+
 def test_brightness_control_by_hand(tmp_path):
     rows = []
     for number, (grey, defect) in enumerate([(100, "good"), (110, "good"), (130, "good"), (120, "cut"), (140, "cut")]):

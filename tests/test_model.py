@@ -232,6 +232,12 @@ def test_attention_to_patches_is_a_share(attentive, images):
     torch.testing.assert_close(found["heads"].sum((-1, -2)) + class_token, torch.ones(3, 6, 2))
 
 
+def test_without_a_class_token_there_is_no_attention_from_it(model, images):
+    model.backbone.cls_token = None  # as in backbones that average their patches
+    with pytest.raises(ValueError, match="test_vit has no class token"):
+        model.extract_attention_maps(images)
+
+
 def test_attention_of_larger_pictures(attentive):
     found = attentive.extract_attention_maps(torch.randn(2, 3, 96, 64))
     assert found["heads"].shape == (2, 6, 2, 6, 4) and found["rollout"].shape == (2, 6, 4)

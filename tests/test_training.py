@@ -69,6 +69,30 @@ def test_the_learning_rate_falls_along_a_cosine(table, config, tmp_path):
     assert list(result.history["lr"]) == pytest.approx(wanted)
 
 
+def test_the_optimiser_is_the_published_one(table, config, tmp_path):
+    config = config.but(learning_rate=2e-5, head_learning_rate=None, weight_decay=1e-4)
+    optimizer = training._Session(fresh(config), table, config, CPU, tmp_path, tmp_path).optimizer
+    assert type(optimizer) is torch.optim.AdamW
+    assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(2e-5, 1e-4)}
+
+
+def test_every_epoch_has_its_own_order(table, config, tmp_path, monkeypatch):
+    orders, draw = [], training._Session._batches
+
+    def record(self, loader, name):
+        orders.append([])
+        for inputs, truth in draw(self, loader, name):
+            orders[-1] += truth.tolist()
+            yield inputs, truth
+
+    monkeypatch.setattr(training._Session, "_batches", record)
+    train(fresh(config), table, config.but(train_mode="head", epochs=2), tmp_path)
+    first, _, second, validation = orders
+    targets = {part: [CLASS_NAMES.index(name) for name in rows["label"]] for part, rows in table.groupby("part")}
+    assert sorted(first) == sorted(second) == sorted(targets["train"])
+    assert targets["train"] != first != second and validation == targets["validation"]
+
+
 @pytest.mark.parametrize("mode", ["all", "head"])
 def test_the_test_part_is_never_read(table, config, tmp_path, mode):
     table.loc[table["part"] == "test", "path"] = "/nonexistent/test.png"
@@ -248,8 +272,8 @@ def test_tensorboard_has_images_histograms_and_settings(table, config, tmp_path)
     assert b"vit" in found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
 
 
-def test_cross_entropy_of_the_report_is_that_of_torch(table, config, tmp_path):
-    config = config.but(train_mode="head", epochs=1, dropout=0.0)
+def test_validation_is_without_dropout(table, config, tmp_path):
+    config = config.but(train_mode="head", epochs=1, dropout=0.5)
     model = fresh(config)
     history = train(model, table, config, tmp_path).history
     rows = table[table["part"] == "validation"]
