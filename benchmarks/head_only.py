@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import paths
 from src.config import SAMPLE
-from src.datasets import LeatherDefectDataset, index_images, split_index
+from src.datasets import LeatherDefectDataset, index_images
 from src.features import autocast, choose_device, choose_precision
 from src.model import ViTMultiClassClassifier, create_model
+from src.splits import split_index
 from src.training import train_model
 
 BATCH = 64

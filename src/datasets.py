@@ -1,8 +1,7 @@
-"""Images on disk as tables, tensors and splits.
+"""Images on disk as tables and tensors.
 
 A table (pandas) has one row an image: ``path`` (absolute), ``file`` (relative to the data set, the name that
 reports print), ``label`` (a class name) and ``group`` (the hide it comes from, or the file itself if unknown).
-A split adds ``part``: train, validation or test.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ from src.config import CLASS_NAMES
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-PARTS = ("train", "validation", "test")
-PROTOCOLS = ("random-80-20", "hide-60-20-20")
 MAX_PIXELS = 178_000_000  # where Pillow stops too: more is a damaged header or an attack, not a photograph
 
 
@@ -137,73 +134,6 @@ def _groups(root: Path, table: pd.DataFrame) -> pd.Series:
     return table["file"].map(known)
 
 
-def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.DataFrame:
-    """The table with a ``part`` (train, validation, test) for every image; the same seed gives the same parts.
-
-    Protocols:
-        ``random-80-20``: the published one. Of each class a random 20 % is test; a tenth of the other 80 % is
-            validation. Tiles of one hide, and copies of one file, land on both sides: its figures are too good.
-        ``hide-60-20-20``: whole groups are drawn until they hold about 60, 20 and 20 % of the images; no group
-            is in two parts.
-
-    Raises:
-        ValueError: If the protocol is unknown, a class is too small to stand in all three parts, or, for a split by
-            hide, there are fewer than three groups to share out, images without a group, or nothing but groups of one.
-    """
-    generator = np.random.default_rng(seed)
-    if protocol == "random-80-20":
-        parts = _random_parts(table["label"], generator)
-    elif protocol == "hide-60-20-20":
-        parts = _group_parts(table["group"], generator)
-    else:
-        raise ValueError(f"protocol is {protocol!r}; expected one of {PROTOCOLS}")
-    table = table.assign(part=parts)
-    counts = table.groupby(["label", "part"]).size().unstack(fill_value=0).reindex(columns=PARTS, fill_value=0)
-    if (counts == 0).any(axis=None):
-        label, part = next((c, p) for c in counts.index for p in PARTS if counts.loc[c, p] == 0)
-        raise ValueError(
-            f"{protocol} leaves no image of {label} for {part}: the class has {int(counts.loc[label].sum())} images"
-            f" in {table.loc[table['label'] == label, 'group'].nunique()} groups. Add images or use another protocol."
-        )
-    return table
-
-
-def _random_parts(labels: pd.Series, generator: np.random.Generator) -> pd.Series:
-    parts = pd.Series("train", index=labels.index)
-    for name in sorted(labels.unique()):
-        order = generator.permutation(labels.index[labels == name])
-        tests = round(0.2 * len(order))
-        validations = round(0.1 * (len(order) - tests))
-        parts.loc[order[:tests]] = "test"
-        parts.loc[order[tests : tests + validations]] = "validation"
-    return parts
-
-
-def _group_parts(groups: pd.Series, generator: np.random.Generator) -> pd.Series:
-    if groups.isna().any():
-        raise ValueError(f"a split by hide needs every image's group; {int(groups.isna().sum())} have none")
-    sizes = groups.value_counts().sort_index()
-    if (sizes == 1).all():
-        raise ValueError(
-            "every image is its own group, so hides cannot be kept apart. Add a hides.csv (columns path, label, hide) "
-            "beside the class folders, or use random-80-20 and say that it leaks."
-        )
-    if len(sizes) < 3:
-        raise ValueError(f"a split by hide needs at least 3 groups; there are {len(sizes)}")
-    order = generator.permutation(sizes.index.to_numpy())
-    ends = np.cumsum([sizes[name] for name in order]) / len(groups)
-    part_of = {}
-    for position, (name, end) in enumerate(zip(order, ends, strict=True)):
-        left = len(order) - position  # the last two groups are kept for parts that have none yet
-        if position == 0 or (end <= 0.2 and left > 2):
-            part_of[name] = "test"
-        elif end <= 0.4 or "validation" not in part_of.values():
-            part_of[name] = "validation"
-        else:
-            part_of[name] = "train"
-    return groups.map(part_of)
-
-
 class LeatherDefectDataset(Dataset):
     """Images of a table as tensors with their class index.
 
@@ -294,4 +224,5 @@ def load_mask(path: str, *, size: tuple[int, int]) -> np.ndarray:
     mask = load_image(Path(path)).convert("L")
     if mask.size != size:
         raise ValueError(f"the mask {path} is {mask.size[0]}x{mask.size[1]}, its image {size[0]}x{size[1]}")
-    return np.asarray(mask) > 127
+    values = np.asarray(mask)
+    return values > (127 if values.max(initial=0) > 1 else 0)  # some tools write 0 and 1

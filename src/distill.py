@@ -49,7 +49,7 @@ class Recipe:
     """What decides the shipped weights."""
 
     teacher_blocks: tuple[int, ...] = (3, 5, 6, 7)  # 5 to 7 localise; 3 keeps the way there short
-    rounds: tuple[tuple[int, int], ...] = ((112, 28), (224, 12), (448, 3))  # (crop in pixels, rounds)
+    rounds: tuple[tuple[int, int], ...] = ((112, 17), (224, 9), (448, 2))  # (crop in pixels, rounds)
     patches_per_round: int = 2048 * 49  # tokens: a round of larger crops has fewer of them
     reuse: int = 4  # times a round's crops are learned; the teacher looks once
     batch_patches: int = 64 * 49

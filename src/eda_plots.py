@@ -48,7 +48,7 @@ def plot_class_distribution(counts: pd.Series, *, name: str) -> Figure:
     """Images of each class as bars, from `src.eda.count_classes`."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.42 * len(counts) + 1.1))
     _bars(axis, counts, colours=[_colour(label) for label in counts.index], shares=True)
-    _title(figure, f"{name}: {counts.sum():,} images in {len(counts)} classes")
+    set_title(figure, f"{name}: {counts.sum():,} images in {len(counts)} classes")
     return figure
 
 
@@ -61,8 +61,8 @@ def plot_examples(pictures: Mapping[str, Sequence[np.ndarray]], *, name: str) ->
         column[0].title.set_color(_colour(label))
         for axis, picture in zip(column, examples, strict=False):
             axis.imshow(picture)
-    _bare(axes)
-    _title(figure, f"{name}: examples of each class, n = {sum(map(len, pictures.values()))} images")
+    bare(axes)
+    set_title(figure, f"{name}: examples of each class, n = {sum(map(len, pictures.values()))} images")
     return figure
 
 
@@ -85,7 +85,7 @@ def plot_sizes_and_formats(described: pd.DataFrame, *, name: str, most: int = 8)
     _strips(bottom, kilobytes, labels, [_colour(label) for label in labels])
     bottom.set_title("Size of the file, median marked")
     _log_axis(bottom, "{:,g} kB", label=0.09)
-    _title(figure, f"{name}: sizes and formats, n = {len(header):,} images")
+    set_title(figure, f"{name}: sizes and formats, n = {len(header):,} images")
     return figure
 
 
@@ -111,7 +111,7 @@ def plot_colour_per_class(described: pd.DataFrame, *, name: str) -> Figure:
     axes[2].set(title="Mean colour of every image, sorted by hue", xlabel="% of the class", xlim=(0, 100))
     axes[2].set_ylim(len(groups) - 0.5, -0.5)
     axes[2].spines["left"].set_visible(False)
-    _title(figure, f"{name}: brightness, contrast and colour of {len(shown):,} images")
+    set_title(figure, f"{name}: brightness, contrast and colour of {len(shown):,} images")
     return figure
 
 
@@ -124,7 +124,7 @@ def plot_mvtec_counts(counts: pd.DataFrame, *, name: str) -> Figure:
     figure, axis = plt.subplots(figsize=(WIDTH, 0.36 * len(stacked) + 1.1))
     _bars(axis, stacked, colours=[_colour(label) for label in stacked.index])
     train, test = counts[["train", "test"]].sum()
-    _title(figure, f"{name}: {train:,} training and {test:,} test images")
+    set_title(figure, f"{name}: {train:,} training and {test:,} test images")
     return figure
 
 
@@ -139,7 +139,7 @@ def plot_mvtec_brightness(described: pd.DataFrame, *, name: str) -> Figure:
     for axis, column in zip(axes, ("brightness", "contrast"), strict=True):
         _strips(axis, [shown.loc[kinds == label, column].to_numpy() for label in labels], labels, colours)
         axis.set(title=f"{column.capitalize()} of the whole picture, median marked", xlabel="grey levels")
-    _title(figure, f"{name}: brightness and contrast of {len(shown):,} images")
+    set_title(figure, f"{name}: brightness and contrast of {len(shown):,} images")
     return figure
 
 
@@ -164,8 +164,8 @@ def plot_defect_examples(
             column[2].contour(masks[label][0], levels=[0.5], colors=TRUTH, linewidths=1.6)
     for axis, label in zip(axes[:, 0], ("normal", "defective", "with outline"), strict=True):
         axis.set_ylabel(label)
-    _bare(axes)
-    _title(figure, f"{name}: defects beside normal pictures, one of each type")
+    bare(axes)
+    set_title(figure, f"{name}: defects beside normal pictures, one of each type")
     return figure
 
 
@@ -194,7 +194,7 @@ def plot_defect_area(defects: pd.DataFrame, *, name: str) -> Figure:
         ncols=len(REGIONS), handlelength=1, columnspacing=1.2,
     )  # fmt: skip
     empty = len(defects) - len(shown)
-    _title(figure, f"{name}: size of the defects, n = {len(shown)} masks" + (f" ({empty} empty)" if empty else ""))
+    set_title(figure, f"{name}: size of the defects, n = {len(shown)} masks" + (f" ({empty} empty)" if empty else ""))
     return figure
 
 
@@ -212,7 +212,7 @@ def plot_defect_comparison(defects: pd.DataFrame, *, name: str) -> Figure:
     axes[0].set_xlabel("grey levels (0: as bright)")
     _log_axis(axes[1], "{:g}×")
     axes[1].set_xlabel("ratio (1: as rough)")
-    _title(figure, f"{name}: defects against their surroundings, n = {len(shown)} masks")
+    set_title(figure, f"{name}: defects against their surroundings, n = {len(shown)} masks")
     return figure
 
 
@@ -229,14 +229,14 @@ def plot_defect_positions(maps: Mapping[str, np.ndarray], counts: pd.Series, *, 
     top = 100 * max(heat.max() for heat in maps.values())
     for axis, heat in zip(axes[0], maps.values(), strict=True):
         drawn = axis.imshow(100 * heat, cmap="magma", vmin=0, vmax=top or 1)
-    _bare(axes)
+    bare(axes)
     beside = axes[0, -1].inset_axes((1.05, 0, 0.06, 1))  # as high as the map, unlike a bar with room of its own
     figure.colorbar(drawn, cax=beside, label="% of pictures\ndefective there")
-    _title(figure, f"{name}: where the defects lie, n = {counts[list(maps)].sum()} masks")
+    set_title(figure, f"{name}: where the defects lie, n = {counts[list(maps)].sum()} masks")
     return figure
 
 
-def _title(figure: Figure, text: str) -> None:
+def set_title(figure: Figure, text: str) -> None:
     figure.suptitle(textwrap.fill(text, 88), x=0.012, ha="left", fontsize=12, fontweight="bold")
 
 
@@ -313,7 +313,7 @@ def _picture_grid(rows: int, titles: Sequence[str], *, margin: float = 0.0) -> t
     return figure, axes
 
 
-def _bare(axes: np.ndarray) -> None:
+def bare(axes: np.ndarray) -> None:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

@@ -37,6 +37,8 @@ from src.training import TrainingResult
 
 log = logging.getLogger(__name__)
 
+RULE = "youden"  # of `src.metrics.choose_threshold`, for the reports
+
 # Names in the reports, and the keys of `ViTMultiClassClassifier.detect_anomaly_hybrid` behind them.
 METHODS = {
     "Hybrid (Paper Method)": "anomaly_scores",
@@ -89,13 +91,19 @@ def predict(
     )
 
 
-def choose_thresholds(validation: Predictions, *, rule: str = "youden") -> dict[str, float]:
+def choose_thresholds(validation: Predictions, *, rule: str = RULE) -> dict[str, float]:
     """One threshold for each score, from validation data alone."""
     return {name: choose_threshold(validation.is_defect, s, rule=rule) for name, s in validation.scores.items()}
 
 
 def summarise(
-    test: Predictions, validation: Predictions, thresholds: dict[str, float], config: Config, run: dict[str, Any]
+    test: Predictions,
+    validation: Predictions,
+    thresholds: dict[str, float],
+    config: Config,
+    run: dict[str, Any],
+    *,
+    rule: str = RULE,
 ) -> dict[str, Any]:
     """The content of ``results_summary.json``: figures of the test images with intervals, and where they come from.
 
@@ -105,6 +113,7 @@ def summarise(
         thresholds: By method, of `choose_thresholds`.
         config: The run's settings.
         run: Facts for the report: dataset, weights, device, seconds ... see `describe_run`.
+        rule: That the thresholds were chosen by.
     """
     groups = test.rows["group"].to_numpy()
     by_group = config.protocol.startswith("hide")  # copies and hides share their luck
@@ -122,7 +131,7 @@ def summarise(
             "roc_auc_interval": bootstrap_interval(roc_auc_score, test.is_defect, values, **resample),
             "avg_precision_interval": bootstrap_interval(average_precision_score, test.is_defect, values, **resample),
             "optimal_threshold": threshold,
-            "threshold_source": f"validation (n = {len(validation.targets)}), Youden's index",
+            "threshold_source": f"validation (n = {len(validation.targets)}), rule {rule}",
             "n_defective": int(test.is_defect.sum()),
             "n_normal": int((~test.is_defect).sum()),
         }
@@ -147,6 +156,7 @@ def describe_run(
         "images": {part: int(n) for part, n in table["part"].value_counts().items()},
         "normal_bank": len(model.normal_features), "device": result.device, "precision": result.precision,
         "cores": os.cpu_count(), "seconds": round(result.seconds, 1),
+        "settings": {name: value for name, value in config.to_dict().items() if name != "weights"},  # a path, perhaps
         "versions": {
             "python": platform.python_version(), "torch": str(torch.__version__), "timm": timm.__version__,
             "scikit-learn": sklearn.__version__, "numpy": np.__version__, "matplotlib": matplotlib.__version__,

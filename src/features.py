@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from src.checkpoints import CheckpointError, load_file, save_atomically
 from src.datasets import LeatherDefectDataset
-from src.model import CheckpointError, ViTMultiClassClassifier, load_file, save_atomically
+from src.model import ViTMultiClassClassifier
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,12 @@ def compute_features(
     precision: str = "auto",
     workers: int | None = None,
     cache: Path | None = None,
+    raw: bool = False,
 ) -> Tensor:
-    """Backbone features of every image, float32, shape (n, d), on the CPU, in the table's order.
+    """Features of every image, float32, shape (n, d), on the CPU, in the table's order.
 
     Args:
-        model: Moved to the device; its backbone decides the features.
+        model: Moved to the device.
         table: Rows with ``path`` and ``label``.
         device: None chooses.
         batch_size: Images at a time.
@@ -84,6 +86,7 @@ def compute_features(
         workers: See `choose_workers`.
         cache: Folder for finished and half-finished features. They are found again by the weights, the files and
             their times, so a changed picture or backbone is computed anew; an interrupted pass goes on.
+        raw: True leaves out the model's `standardise`, as the cache does.
 
     Raises:
         UnreadableImageError: If a file cannot be decoded.
@@ -97,7 +100,8 @@ def compute_features(
     rest = table[[key not in known for key in keys]]
     if len(rest):
         _compute(model, rest, known, device, batch_size, data_type, workers, file)
-    return torch.stack([known[key] for key in keys])
+    features = torch.stack([known[key] for key in keys])
+    return features if raw else model.standardise(features.to(device)).cpu()
 
 
 def _compute(
@@ -116,7 +120,7 @@ def _compute(
         with tqdm(total=len(rest), desc="features", unit="img") as bar:
             for images, _ in loader:
                 with autocast(device, data_type):
-                    features = model.extract_features(images.to(device, non_blocking=True)).cpu()
+                    features = model.extract_features(images.to(device, non_blocking=True), raw=True).cpu()
                 known.update((_file_key(next(names)), row) for row in features)
                 bar.update(len(images))
                 if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
@@ -139,7 +143,10 @@ def _read_cache(file: Path | None) -> dict[str, Tensor]:
 
 def _write_cache(known: dict[str, Tensor], file: Path | None) -> None:
     if file and known:
-        save_atomically({"keys": list(known), "features": torch.stack(list(known.values()))}, file)
+        try:
+            save_atomically({"keys": list(known), "features": torch.stack(list(known.values()))}, file)
+        except CheckpointError as error:  # the features themselves are there: a full disk costs time, not the result
+            log.warning("features are not kept for the next time: %s", error)
 
 
 def _file_key(path: str) -> str:
@@ -148,7 +155,8 @@ def _file_key(path: str) -> str:
 
 
 def _fingerprint(model: ViTMultiClassClassifier, precision: torch.dtype) -> str:
-    digest = hashlib.sha256(f"{model.settings['backbone']} {model.image_size} {precision}".encode())
+    settings = model.settings["backbone"], model.feature_blocks, model.image_size, precision
+    digest = hashlib.sha256(" ".join(map(str, settings)).encode())
     for tensor in model.backbone.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

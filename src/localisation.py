@@ -8,6 +8,7 @@ leather give?
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def localise(
     tokens = _Tokens(model, size, block, device)
     normals = [load_image(path) for path in normal_paths]
     normal = torch.cat([tokens.of(image) for image in tqdm(normals, desc=f"normal images {protocol}", unit="img")])
-    threshold = _threshold(tokens, normals, normal)
+    threshold = best_pixel_threshold(*_painted(tokens, normals, normal))
     bank = patch_bank(normal)
     test_images = tqdm(test["path"], desc=f"maps {protocol}", unit="img")
     patches = torch.cat([patch_anomaly_maps(tokens.of(load_image(path)), bank) for path in test_images])
@@ -115,6 +116,39 @@ def localise(
             "smoothing_px": SMOOTHING, "evaluation_size": EVALUATION_SIZE,
         },  # fmt: skip
     )
+
+
+def choose_block(
+    model: ViTMultiClassClassifier,
+    normal_paths: list[str],
+    *,
+    blocks: Iterable[int],
+    size: int | None = None,
+    device: torch.device | None = None,
+) -> tuple[int, dict[int, float]]:
+    """The block whose tokens find painted defects best, without any test image.
+
+    Args:
+        model: Its backbone gives the patch tokens.
+        normal_paths: Normal images, two at least; each is painted on and compared with the others.
+        blocks: Candidates, from 0.
+        size: As in `localise`.
+        device: None chooses.
+
+    Returns:
+        The best block and each block's pixel average precision, in [0, 1], on 40 or more painted images.
+    """
+    if len(normal_paths) < 2:
+        raise ValueError(f"there are {len(normal_paths)} normal images; choosing a block needs at least 2")
+    device = device or choose_device()
+    model = model.to(device)
+    normals = [load_image(path) for path in normal_paths]
+    scores = {}
+    for block in blocks:
+        tokens = _Tokens(model, size or 2 * model.image_size, block, device)
+        maps, masks = _painted(tokens, normals, torch.cat([tokens.of(image) for image in normals]))
+        scores[block] = float(average_precision_score(masks.ravel(), maps.ravel()))
+    return max(scores, key=scores.get), scores
 
 
 def protocol_name(normal_images: int) -> str:
@@ -226,18 +260,22 @@ class _Tokens:
         return self.model.patch_tokens(self.transform(image)[None].to(self.device), block=self.block).cpu()
 
 
-def _threshold(tokens: _Tokens, normals: list[Image.Image], normal: Tensor) -> float:
-    """Threshold of the maps from painted defects; ``normal``: tokens of the normal images, (n, d, h, w)."""
+def _painted(tokens: _Tokens, normals: list[Image.Image], normal: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Maps and masks, (n, 256, 256), of defects painted on normal images, whose tokens are (n, d, h, w).
+
+    Each painted image is compared with the other normal images only, as a new picture would be.
+    """
     repeats = -(-PAINTED // len(normals))
     flawed, masks = [], []
-    for number, image in enumerate(tqdm(normals, desc="painted defects", unit="img")):
+    bar = tqdm(normals, desc=f"painted defects, block {tokens.block}", unit="img")
+    for number, image in enumerate(bar):
         bank = patch_bank(torch.cat([normal[:number], normal[number + 1 :]]))
         generator = np.random.default_rng([0, number])
         for _ in range(repeats):
             painted, mask = add_synthetic_defect(np.asarray(image), generator)
             flawed.append(patch_anomaly_maps(tokens.of(Image.fromarray(painted)), bank))
             masks.append(_small_mask(mask.astype(bool)))
-    return best_pixel_threshold(_full_size(torch.cat(flawed)), np.stack(masks))
+    return _full_size(torch.cat(flawed)), np.stack(masks)
 
 
 def _full_size(patches: Tensor) -> np.ndarray:

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from safetensors import safe_open
+import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from src import paths
+from src.backbone import best_block, create_backbone
 from src.config import CLASS_NAMES, NORMAL_CLASS
 from src.scoring import confidence_anomaly_scores, cosine_anomaly_scores, hybrid_anomaly_scores
-
-log = logging.getLogger(__name__)
-
-SHIPPED_ARCHITECTURE = "vit_tiny_patch16_224"
-CHECKPOINT_FORMAT = 1
-
-
-class WeightsError(RuntimeError):
-    """Backbone weights that cannot be had or do not fit; the message says which and what to do."""
-
-
-class NotATransformerError(ValueError):
-    """A backbone that is no plain Vision Transformer of timm."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged or made for something else; the message names the file."""
 
 
 class ViTMultiClassClassifier(nn.Module):
@@ -54,6 +32,9 @@ class ViTMultiClassClassifier(nn.Module):
         patch_block: Block whose patch tokens localise, from 0; None takes the one that the weights file names (the
             shipped one does, chosen on painted defects), else the block two thirds up.
         keep_blocks: Keep only the lowest so many blocks; the final norm stays. None keeps all.
+        feature_blocks: Blocks, from 0, whose tokens make the features: of each the class token and the mean and
+            standard deviation of the patch tokens. Training standardises them, see `standardise`. None takes
+            the backbone's own output, as published.
 
     Raises:
         WeightsError: If the weights cannot be loaded.
@@ -76,6 +57,7 @@ class ViTMultiClassClassifier(nn.Module):
         similarity_weight: float = 0.7,
         patch_block: int | None = None,
         keep_blocks: int | None = None,
+        feature_blocks: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         if len(class_names) != num_classes or normal_class not in class_names:
@@ -90,16 +72,21 @@ class ViTMultiClassClassifier(nn.Module):
             "backbone": backbone, "image_size": image_size, "class_names": list(class_names),
             "normal_class": normal_class, "dropout": dropout, "hidden_features": hidden_features,
             "similarity_weight": similarity_weight, "patch_block": patch_block,
-            "keep_blocks": keep_blocks,
+            "keep_blocks": keep_blocks, "feature_blocks": feature_blocks and list(feature_blocks),
         }  # fmt: skip
-        self.backbone, self.weights_description = _create_backbone(backbone, weights, pretrained, image_size)
+        self.backbone, self.weights_description = create_backbone(backbone, weights, pretrained, image_size)
         depth = len(self.backbone.blocks)
         if keep_blocks is not None:
             if not 1 <= keep_blocks <= depth:
                 raise ValueError(f"keep_blocks is {keep_blocks}; {backbone} has {depth} blocks")
             self.backbone.prune_intermediate_layers([keep_blocks - 1])
             self.weights_description += f", the lowest {keep_blocks} of {depth} blocks"
-        self.num_features = self.backbone.num_features
+        self.feature_blocks = tuple(feature_blocks or ())
+        kept = len(self.backbone.blocks)
+        if not all(0 <= block < kept for block in self.feature_blocks):
+            raise ValueError(f"feature_blocks is {feature_blocks}; {backbone} has {kept} blocks here, from 0")
+        parts = 2 + (getattr(self.backbone, "cls_token", None) is not None)
+        self.num_features = self.backbone.num_features * (parts * len(self.feature_blocks) or 1)
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
             nn.Linear(self.num_features, hidden_features),
@@ -112,22 +99,53 @@ class ViTMultiClassClassifier(nn.Module):
         self.mean, self.std = data["mean"], data["std"]
         self.transform = image_transform(self.image_size, mean=self.mean, std=self.std)
         if patch_block is None:
-            named = _best_block(weights) if pretrained else None
+            named = best_block(weights) if pretrained else None
             patch_block = max(0, round(depth * 2 / 3) - 1) if named is None else named
             patch_block = min(patch_block, len(self.backbone.blocks) - 1)
         self.patch_block = self.settings["patch_block"] = patch_block
+        self.register_buffer("feature_mean", torch.zeros(self.num_features))
+        self.register_buffer("feature_deviation", torch.ones(self.num_features))
         self.register_buffer("normal_features", torch.empty(0, self.num_features))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, classes) and features (n, d) of normalised images (n, 3, size, size)."""
-        features = self.backbone(images)
+        features = self.standardise(self._raw_features(images))
         return self.classifier(features), features
 
     @torch.inference_mode()
-    def extract_features(self, images: Tensor) -> Tensor:
-        """Features (n, d), float32, without gradient and without dropout."""
+    def extract_features(self, images: Tensor, *, raw: bool = False) -> Tensor:
+        """Features (n, d), float32, without gradient and without dropout; raw ones are not standardised."""
         with _evaluating(self):
-            return self.backbone(images).float()
+            features = self._raw_features(images).float()
+        return features if raw else self.standardise(features)
+
+    def _raw_features(self, images: Tensor) -> Tensor:
+        if not self.feature_blocks:
+            return self.backbone(images)
+        found = self.backbone.forward_intermediates(
+            images, indices=list(self.feature_blocks), intermediates_only=True, return_prefix_tokens=True,
+            output_fmt="NLC", stop_early=True,
+        )  # fmt: skip
+        features = []
+        for patches, prefix in found:
+            patches = F.layer_norm(patches, patches.shape[-1:])  # blocks differ in scale
+            features += [patches.mean(1), patches.std(1)]
+            if self.backbone.cls_token is not None:
+                features.append(F.layer_norm(prefix[:, 0], prefix.shape[-1:]))
+        return torch.cat(features, dim=1)
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Raw features (n, d) with the mean and deviation of `set_feature_spread`; unchanged if none were set."""
+        return (features - self.feature_mean) / self.feature_deviation
+
+    def set_feature_spread(self, raw: Tensor) -> None:
+        """Takes mean and deviation of raw features, shape (m >= 2, d): tokens share a large constant part.
+
+        Dimensions that hardly vary are not blown up: a deviation counts as a tenth of their median at least.
+        """
+        deviation = raw.std(0)
+        self.feature_mean.copy_(raw.mean(0))
+        self.feature_deviation.copy_(deviation.clamp(min=max(0.1 * deviation.median().item(), 1e-6)))
 
     def store_normal_features(self, features: Tensor) -> None:
         """Keeps the features of normal training images as the bank that cosine scores compare with.
@@ -294,149 +312,8 @@ def create_model(config: Any, *, pretrained: bool = True) -> ViTMultiClassClassi
         weights=config.weights,
         image_size=config.image_size,
         keep_blocks=config.keep_blocks,
+        feature_blocks=config.feature_blocks,
         dropout=config.dropout,
         hidden_features=config.hidden_features,
         similarity_weight=config.similarity_weight,
     )
-
-
-def _create_backbone(name: str, weights: str, pretrained: bool, image_size: int | None) -> tuple[nn.Module, str]:
-    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}  # larger inputs for finer maps
-    if image_size is not None:
-        options["img_size"] = image_size
-    if not pretrained:
-        return _create_vit(name, **options), f"random weights of {name}"
-    if weights == "timm":
-        try:
-            model = _create_vit(name, pretrained=True, **options)
-        except NotATransformerError:
-            raise
-        except Exception as error:  # the hub's client raises many kinds, for no network, no file, no space
-            raise WeightsError(
-                f"the weights of {name} could not be fetched from timm's hub: {error}. Either check the network, or "
-                'use weights="shipped" with backbone="vit_tiny_patch16_224", or give the path of a weights file.'
-            ) from error
-        return model, f"timm: {name}.{model.pretrained_cfg.get('tag', '')}"
-    file = paths.SHIPPED_BACKBONE if weights == "shipped" else Path(weights)
-    if weights == "shipped" and name != SHIPPED_ARCHITECTURE:
-        raise WeightsError(f'weights="shipped" are those of {SHIPPED_ARCHITECTURE}, not of {name}; change the backbone')
-    if not file.is_file():
-        raise WeightsError(f"no weights file {file}; expected a .safetensors or .pth file with timm's names")
-    try:
-        overlay = {"file": str(file), "num_classes": 0}
-        model = _create_vit(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except NotATransformerError:
-        raise
-    except Exception as error:  # safetensors, pickle and shape errors have no common kind
-        raise WeightsError(f"{file} does not fit {name}: {error}") from error
-    return model, f"{weights if weights == 'shipped' else 'file'}: {file.name}"
-
-
-def _best_block(weights: str) -> int | None:
-    """The block that localises best by the metadata of a safetensors file, if it says so."""
-    file = paths.SHIPPED_BACKBONE if weights == "shipped" else Path(weights)
-    if file.suffix != ".safetensors":
-        return None
-    with safe_open(file, framework="pt") as content:
-        block = (content.metadata() or {}).get("best_block")
-    return None if block is None else int(block)
-
-
-def _create_vit(name: str, **options: Any) -> nn.Module:
-    advice = f"{name} is no plain Vision Transformer of timm; try vit_base_patch16_224"
-    try:
-        model = timm.create_model(name, **options)
-    except TypeError as error:
-        if "dynamic_img_size" not in str(error):  # the option that other networks do not know
-            raise
-        raise NotATransformerError(advice) from error
-    if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "num_prefix_tokens")):
-        raise NotATransformerError(advice)
-    return model
-
-
-def save_atomically(content: dict[str, Any], path: Path) -> None:
-    """torch.save into a neighbouring file that is renamed when it is complete: a full disk harms nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        reason = error.__context__ or error  # torch's writer answers a full disk with "unexpected pos", on top of it
-        raise CheckpointError(f"could not write {path}: {reason}. Free some space; an earlier file is kept.") from error
-    finally:
-        part.unlink(missing_ok=True)  # of a write that failed or was interrupted
-
-
-def load_file(path: Path) -> dict[str, Any]:
-    """What `save_atomically` wrote, tensors and plain values only; no code of the file is run.
-
-    Raises:
-        CheckpointError: If the file is missing, cut short or no checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}; run 4.0.model-training.ipynb to make one")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and end-of-file errors have no common kind
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}); remove it and train again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint of this project")
-    return content
-
-
-def save_checkpoint(model: ViTMultiClassClassifier, path: Path, **extra: Any) -> None:
-    """Writes everything that inference needs: weights, classes, settings, normal bank.
-
-    Args:
-        model: The model to keep.
-        path: Usually ``models/<run>.pth``.
-        extra: Values kept beside it, as JSON keeps them: ``config``, ``thresholds``, ``run`` ...
-    """
-    content = {
-        "format": CHECKPOINT_FORMAT,
-        "settings": model.settings,
-        "weights_description": model.weights_description,
-        "state": model.state_dict(),
-        **json.loads(json.dumps(extra)),  # plain types only: loading refuses all others
-    }
-    save_atomically(content, path)
-
-
-def load_checkpoint(
-    path: Path, *, class_names: tuple[str, ...] | None = CLASS_NAMES
-) -> tuple[ViTMultiClassClassifier, dict[str, Any]]:
-    """The model of a checkpoint, ready for inference, and all that was saved beside it.
-
-    Args:
-        path: File of `save_checkpoint`.
-        class_names: The classes that the caller works with; None accepts any.
-
-    Raises:
-        CheckpointError: If the file is missing or damaged, of another format, or made for other classes.
-    """
-    content = load_file(path)
-    if content.get("format") != CHECKPOINT_FORMAT or "settings" not in content or "state" not in content:
-        raise CheckpointError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}: it says {content.get('format')}")
-    settings = content["settings"]
-    if class_names is not None and tuple(settings["class_names"]) != tuple(class_names):
-        raise CheckpointError(
-            f"{path} was trained for the classes {', '.join(settings['class_names'])}; "
-            f"expected {', '.join(class_names)}, in this order"
-        )
-    settings = {**settings, "class_names": tuple(settings["class_names"])}
-    state = content["state"]
-    try:
-        model = ViTMultiClassClassifier(len(settings["class_names"]), False, **settings)
-        model.normal_features = state["normal_features"].clone()  # the bank's length is the checkpoint's
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the backbone {settings['backbone']}: {error}") from error
-    model.weights_description = content["weights_description"]
-    return model.eval(), content

@@ -23,15 +23,18 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from src import paths
+from src.checkpoints import load_file, save_atomically
 from src.config import CLASS_NAMES, Config
 from src.datasets import LeatherDefectDataset
 from src.features import autocast, choose_device, choose_precision, choose_workers, compute_features
 from src.metrics import multiclass_metrics
-from src.model import ViTMultiClassClassifier, load_file, save_atomically
+from src.model import ViTMultiClassClassifier
 from src.plots import plot_confusion_matrix
 
 log = logging.getLogger(__name__)
 
+HEAD_START_RATE = 3e-4  # of AdamW, for head_epochs
+SPREAD_IMAGES = 512  # training images that the features are standardised by, where all weights are trained
 MEMORY_ADVICE = (
     "out of memory. Halve batch_size and double accumulate_batches (same result), set checkpoint_gradients=True, "
     'take a smaller backbone (vit_small_patch16_224), or train_mode="head", which fits everywhere'
@@ -148,7 +151,8 @@ class _Session:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.scaler.load_state_dict(state["scaler"])
-        log.info("resumed after epoch %d of %d from %s", len(self.history), self.config.epochs, self.state_file)
+        where = paths.relative(self.state_file)
+        log.info("resumed after epoch %d of %d from %s", len(self.history), self.config.epochs, where)
 
     def save(self) -> None:
         state = {
@@ -170,6 +174,8 @@ class _Session:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def run(self) -> None:
+        if not self.history:
+            self._prepare()
         train, validation = self._dataset("train"), self._dataset("validation")
         if not self.history:
             for old in self.log_folder.glob("events.out.tfevents.*"):
@@ -186,17 +192,48 @@ class _Session:
                     bar.set_postfix({k: f"{row[k]:.3f}" for k in ("loss_train", "loss_val", "acc_train", "acc_val")})
             self._write_hyperparameters(writer)
 
+    def _prepare(self) -> None:
+        """Measures the spread of the features and gives the head its start, both on the backbone as it is."""
+        model, config = self.model, self.config
+        rows = self.table[self.table["part"] == "train"]
+        if model.feature_blocks:
+            if not self.head_only and not config.head_epochs and len(rows) > SPREAD_IMAGES:
+                rows = rows.sample(SPREAD_IMAGES, random_state=config.seed)
+            model.set_feature_spread(self._features(rows, raw=True))
+        if config.head_epochs and not self.head_only:
+            self._start_head(rows)
+
+    def _start_head(self, rows: pd.DataFrame) -> None:
+        """Trains the head on frozen features. Source: Kumar et al., ICLR 2022, linear probing before fine-tuning."""
+        config, head = self.config, self.model.classifier
+        targets = torch.tensor([CLASS_NAMES.index(label) for label in rows["label"]])
+        optimizer = torch.optim.AdamW(head.parameters(), HEAD_START_RATE, weight_decay=config.weight_decay)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.head_epochs)
+        torch.manual_seed(config.seed)
+        dataset = TensorDataset(self._features(rows), targets)
+        loader = DataLoader(dataset, config.batch_size, shuffle=True)
+        self.model.train()
+        for _ in tqdm(range(config.head_epochs), desc="epochs of the head alone", unit="epoch"):
+            for features, truth in loader:
+                loss = F.cross_entropy(head(features.to(self.device)), truth.to(self.device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            scheduler.step()
+
+    def _features(self, rows: pd.DataFrame, *, raw: bool = False) -> Tensor:
+        return compute_features(
+            self.model, rows, device=self.device, precision=self.config.precision, workers=self.config.workers,
+            cache=self.models / "cache", raw=raw,
+        )  # fmt: skip
+
     def _dataset(self, part: str) -> Dataset:
         rows = self.table[self.table["part"] == part]
         if rows.empty:
-            raise ValueError(f"the table has no image of part {part}; make it by datasets.split_index")
+            raise ValueError(f"the table has no image of part {part}; make it by splits.split_index")
         if not self.head_only:
             return LeatherDefectDataset(rows, self.model.transform)
-        features = compute_features(
-            self.model, rows, device=self.device, precision=self.config.precision, workers=self.config.workers,
-            cache=self.models / "cache",
-        )  # fmt: skip
-        return TensorDataset(features, torch.tensor([CLASS_NAMES.index(label) for label in rows["label"]]))
+        return TensorDataset(self._features(rows), torch.tensor([CLASS_NAMES.index(label) for label in rows["label"]]))
 
     def _epoch(self, epoch: int, train: Dataset, validation: Dataset, writer: SummaryWriter) -> dict[str, float]:
         started = time.monotonic()

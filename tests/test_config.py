@@ -6,7 +6,7 @@ import json
 import pytest
 
 from src.config import CLASS_NAMES, NORMAL_CLASS, PAPER, PRECISIONS, PRESETS, SAMPLE, TRAIN_MODES, Config
-from src.datasets import PROTOCOLS
+from src.splits import PROTOCOLS
 
 PUBLISHED = {
     "run": "best_modelo_kaggle_dataset", "backbone": "vit_base_patch16_224", "weights": "timm", "batch_size": 16,
@@ -58,6 +58,7 @@ def test_run_must_be_given_by_name(arguments):
 
 @pytest.mark.parametrize(("name", "value"), [
     ("train_mode", "tail"), ("precision", "int8"), ("epochs", 0), ("batch_size", 0), ("accumulate_batches", -1),
+    ("frozen_blocks", -1), ("head_epochs", -1),
     ("similarity_weight", -0.01), ("similarity_weight", 1.01), ("similarity_weight", float("nan")),
 ])  # fmt: skip
 def test_values_outside_their_range_are_named(name, value):
@@ -67,6 +68,7 @@ def test_values_outside_their_range_are_named(name, value):
 
 @pytest.mark.parametrize(("name", "value"), [
     ("epochs", 1), ("batch_size", 1), ("accumulate_batches", 1), ("similarity_weight", 0), ("similarity_weight", 1),
+    ("frozen_blocks", 0), ("head_epochs", 0),
     *(("train_mode", mode) for mode in TRAIN_MODES), *(("precision", kind) for kind in PRECISIONS),
 ])  # fmt: skip
 def test_values_at_the_ends_of_their_range_are_kept(name, value):

@@ -1,4 +1,4 @@
-"""Tables, splits and data sets: forgiving names, whole groups on one side, errors that name the file.
+"""Tables and data sets: forgiving names, errors that name the file.
 
 Reading odd pictures has test_datasets_images.py.
 """
@@ -13,15 +13,12 @@ from PIL import Image
 
 from src.config import CLASS_NAMES
 from src.datasets import (
-    PARTS,
-    PROTOCOLS,
     LeatherDefectDataset,
     MVTecTestDataset,
     UnreadableImageError,
     canonical_class_name,
     index_images,
     index_mvtec,
-    split_index,
 )
 
 
@@ -36,14 +33,6 @@ def six_classes(root, *, images=2, skip=()):
         for number in range(images if name not in skip else 0):
             draw(root / name / f"{number}.png")
     return root
-
-
-def table_of(sizes, *, groups=None):
-    """A table without files: ``sizes`` images by class; each its own group, or dealt to so many shared groups."""
-    labels = [name for name, size in sizes.items() for _ in range(size)]
-    files = [f"{name}/{number}.png" for number, name in enumerate(labels)]
-    hides = files if groups is None else [f"hide {number % groups}" for number in range(len(files))]
-    return pd.DataFrame({"path": files, "file": files, "label": labels, "group": hides})
 
 
 def mvtec(root, *files):
@@ -90,11 +79,9 @@ def test_missing_folder_and_classes_are_named(tmp_path):
         index_images(tmp_path)
 
 
-def test_one_image_a_class_can_be_indexed_but_not_split(tmp_path):
+def test_one_image_a_class_can_be_indexed(tmp_path):
     table = index_images(six_classes(tmp_path, images=1))
     assert len(table) == 6
-    with pytest.raises(ValueError, match="random-80-20 leaves no image of folding_marks for .*the class has 1 images"):
-        split_index(table, "random-80-20")
 
 
 def test_hides_are_read_as_text(tmp_path):
@@ -118,68 +105,6 @@ def test_incomplete_hides_are_refused(tmp_path, change, message):
     (tmp_path / "hides.csv").write_text("\n".join(change(rows)))
     with pytest.raises(ValueError, match=f"{tmp_path / 'hides.csv'}.*{message}"):
         index_images(tmp_path)
-
-
-@pytest.mark.parametrize(("images", "test", "validation"), [(7, 1, 1), (10, 2, 1), (60, 12, 5), (100, 20, 8),
-                                                            (600, 120, 48)])  # fmt: skip
-def test_random_split_by_hand(images, test, validation):
-    table = split_index(table_of(dict.fromkeys(CLASS_NAMES, images)), "random-80-20", seed=1)
-    expected = {"test": test, "validation": validation, "train": images - test - validation}
-    for name in CLASS_NAMES:
-        assert table.loc[table["label"] == name, "part"].value_counts().to_dict() == expected
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_split_is_seeded_and_leaves_the_table_alone(protocol):
-    table = table_of({"pinhole": 70, "grain_off": 35}, groups=15).set_index(pd.Index(range(500, 605)))
-    before = table.copy()
-    parts = [split_index(table, protocol, seed=seed)["part"] for seed in (3, 3, 4)]
-    assert parts[0].equals(parts[1]) and not parts[0].equals(parts[2])
-    assert set(parts[0]) == set(PARTS) and parts[0].index.equals(table.index)
-    pd.testing.assert_frame_equal(table, before)
-
-
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_no_group_is_on_two_sides(protocol, seed):
-    groups = None if protocol == "random-80-20" else 4 + seed % 12  # the random protocol knows no hides, only files
-    table = split_index(table_of({"pinhole": 90, "grain_off": 61}, groups=groups), protocol, seed=seed)
-    assert (table.groupby("group")["part"].nunique() == 1).all()
-    assert set(table["part"]) == set(PARTS) and table["part"].notna().all()
-
-
-@pytest.mark.parametrize(("hides", "expected"), [(3, (1, 1, 1)), (5, (1, 1, 3)), (10, (2, 2, 6)), (15, (3, 3, 9)),
-                                                 (100, (20, 20, 60))])  # fmt: skip
-def test_hide_split_shares_equal_hides_out_by_hand(hides, expected):
-    table = split_index(table_of({"pinhole": 4 * hides}, groups=hides), "hide-60-20-20")
-    found = table.groupby("part")["group"].nunique()
-    assert tuple(found[part] for part in ("test", "validation", "train")) == expected
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_hide_split_finds_three_parts_whatever_the_sizes(seed):
-    table = table_of({"pinhole": 100})
-    table["group"] = np.repeat(["a", "b", "large"], [10, 10, 80])
-    assert set(split_index(table, "hide-60-20-20", seed=seed)["part"]) == set(PARTS)
-
-
-def test_random_split_puts_hides_on_both_sides_as_it_says():
-    table = split_index(table_of({"pinhole": 100}, groups=5), "random-80-20")
-    assert (table.groupby("group")["part"].nunique() > 1).all()
-
-
-@pytest.mark.parametrize(("table", "protocol", "message"), [
-    (table_of({"pinhole": 9, "grain_off": 9}), "random", "'random'.*random-80-20.*hide-60-20-20"),
-    (table_of({"pinhole": 60, "grain_off": 6}), "random-80-20", "no image of grain_off for validation.*has 6 images"),
-    (table_of({"pinhole": 60, "grain_off": 2}), "random-80-20", "no image of grain_off for validation.*has 2 images"),
-    (table_of({"pinhole": 60}, groups=2), "hide-60-20-20", "at least 3 groups; there are 2"),
-    (table_of({"pinhole": 60, "grain_off": 1}, groups=9), "hide-60-20-20", "grain_off.*1 images in 1 groups"),
-    (table_of({"pinhole": 60}), "hide-60-20-20", "every image is its own group.*hides.csv.*random-80-20"),
-    (table_of({"pinhole": 9}).assign(group=[None, "a", "b"] * 3), "hide-60-20-20", "group; 3 have none"),
-])  # fmt: skip
-def test_impossible_splits_are_refused(table, protocol, message):
-    with pytest.raises(ValueError, match=message):
-        split_index(table, protocol)
 
 
 def mean_grey(image):

@@ -171,6 +171,13 @@ def test_mask_by_hand_and_at_both_sides_of_its_middle(tmp_path):
     assert mask.dtype == bool and mask.tolist() == [[False, False, True, True]] * 2
 
 
+def test_a_mask_of_zeros_and_ones_is_read_and_one_of_zeros_is_empty(tmp_path):
+    Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).save(tmp_path / "m.png")
+    assert load_mask(str(tmp_path / "m.png"), size=(2, 2)).tolist() == [[False, True], [True, False]]
+    Image.new("L", (2, 2)).save(tmp_path / "m.png")
+    assert not load_mask(str(tmp_path / "m.png"), size=(2, 2)).any()
+
+
 def test_no_mask_means_no_defect():
     mask = load_mask("", size=(4, 2))
     assert mask.shape == (2, 4) and mask.dtype == bool and not mask.any()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from src import features
+from src.checkpoints import CheckpointError
 from src.datasets import UnreadableImageError, load_image
 from src.features import autocast, choose_device, choose_precision, choose_workers, compute_features
 
@@ -30,7 +31,9 @@ def rows(table, tmp_path):
 def seen(model, monkeypatch):
     """How many images the backbone has been given, as a list of batch sizes."""
     sizes, extract = [], model.extract_features
-    monkeypatch.setattr(model, "extract_features", lambda images: sizes.append(len(images)) or extract(images))
+    monkeypatch.setattr(
+        model, "extract_features", lambda images, **options: sizes.append(len(images)) or extract(images, **options)
+    )
     return sizes
 
 
@@ -119,6 +122,15 @@ def test_a_long_pass_is_saved_on_the_way(model, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "save_atomically", lambda content, _: written.append(len(content["keys"])))
     compute(model, rows, cache=tmp_path / "cache")
     assert written == [4, 8, 10, 10]
+
+
+def test_a_full_disk_costs_the_cache_not_the_features(model, rows, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise CheckpointError("could not write x: No space left on device")
+
+    monkeypatch.setattr(features, "save_atomically", full)
+    torch.testing.assert_close(compute(model, rows, cache=tmp_path / "cache"), one_by_one(model, rows))
+    assert "No space left" in caplog.text
 
 
 def test_a_changed_picture_is_computed_anew(model, rows, seen, tmp_path):

@@ -16,6 +16,7 @@ from src.localisation import (
     Localisation,
     attention_figure,
     brightness_control,
+    choose_block,
     classifier_on_mvtec,
     localisation_metrics,
     localise,
@@ -90,6 +91,20 @@ def test_the_square_is_found_where_it_is(found, test_rows):
         assert mask[np.unravel_index(values.argmax(), mask.shape)]
     assert roc_auc_score(found.is_defect, found.image_scores) == 1
     assert found.maps.min() >= 0 and found.maps.max() <= 2
+
+
+def test_the_block_is_chosen_on_painted_defects(model, normals, found):
+    best, scores = choose_block(model, normals, blocks=[0, 2, model.patch_block], device=CPU)
+    assert list(scores) == [0, 2, model.patch_block] and scores[best] == max(scores.values())
+    assert all(0 < value <= 1 for value in scores.values())
+    # the same maps and masks as those that the threshold of `localise` comes from
+    tokens = localisation._Tokens(model, 96, model.patch_block, CPU)
+    images = [load_image(path) for path in normals]
+    maps, masks = localisation._painted(tokens, images, torch.cat([tokens.of(image) for image in images]))
+    assert scores[model.patch_block] == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()))
+    assert metrics.best_pixel_threshold(maps, masks) == found.threshold
+    with pytest.raises(ValueError, match="at least 2"):
+        choose_block(model, normals[:1], blocks=[0], device=CPU)
 
 
 def test_settings_are_reported(found, model):

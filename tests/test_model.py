@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from src.backbone import NotATransformerError
 from src.config import CLASS_NAMES
-from src.model import NotATransformerError, ViTMultiClassClassifier, create_model, image_transform
+from src.model import ViTMultiClassClassifier, create_model, image_transform
 
 KEYS = {
     "anomaly_scores", "similarity_scores", "classification_scores", "predicted_classes", "class_probabilities",
@@ -52,6 +53,40 @@ def test_head_is_the_published_one():
     assert (second.in_features, second.out_features) == (512, 6)
     assert first.bias is not None and second.bias is not None
     assert model.image_size == 160  # the backbone's own
+
+
+def test_features_of_several_blocks_by_hand(images):
+    model = tiny(feature_blocks=(1, 4))
+    tokens = model.backbone.patch_embed(images)
+    tokens = model.backbone.norm_pre(model.backbone._pos_embed(tokens))
+    wanted = []
+    for number, block in enumerate(model.backbone.blocks):
+        tokens = block(tokens)
+        if number in (1, 4):
+            normed = (tokens - tokens.mean(2, keepdim=True)) / (tokens.var(2, keepdim=True, correction=0) + 1e-5).sqrt()
+            wanted += [normed[:, 1:].mean(1), normed[:, 1:].std(1), normed[:, 0]]
+    torch.testing.assert_close(model.extract_features(images), torch.cat(wanted, 1), rtol=1e-4, atol=1e-5)
+    assert model.num_features == 6 * 64 and model(images)[0].shape == (3, 6)
+
+
+def test_features_of_no_such_block():
+    with pytest.raises(ValueError, match="feature_blocks is .*9.* has 6 blocks"):
+        tiny(feature_blocks=(2, 9))
+
+
+def test_standardised_features_have_no_common_part(images):
+    model = tiny(feature_blocks=(1, 4))
+    raw = model.extract_features(images, raw=True).clone()
+    assert torch.equal(raw, model.extract_features(images))  # nothing is set yet
+    raw[:, 0] = 1.0  # a dimension that never varies
+    model.set_feature_spread(raw)
+    found = model.standardise(raw)
+    assert found.mean(0).abs().max() < 1e-4 and torch.isfinite(found).all()
+    deviation = raw.std(0)
+    usual = deviation > 0.1 * deviation.median()
+    torch.testing.assert_close(found.std(0)[usual], torch.ones(int(usual.sum())), rtol=1e-3, atol=1e-3)
+    assert torch.equal(model(images)[1], model.extract_features(images))
+    assert not torch.equal(model.extract_features(images), model.extract_features(images, raw=True))
 
 
 def test_class_names_must_fit():
@@ -266,3 +301,9 @@ def test_attention_depends_on_the_picture_and_on_the_weights(attentive, images, 
         attentive.backbone.blocks[-1].attn.qkv.weight.copy_(attentive.backbone.blocks[0].attn.qkv.weight)
     after = attentive.extract_attention_maps(images)[name]
     assert (before - after).abs().max() > 1e-3
+
+
+def test_create_model_follows_the_settings(config):
+    model = create_model(config.but(hidden_features=20, dropout=0.2, similarity_weight=0.5), pretrained=False)
+    assert isinstance(model.classifier[1], nn.Linear) and model.classifier[1].out_features == 20
+    assert (model.classifier[0].p, model.similarity_weight, model.image_size) == (0.2, 0.5, 48)

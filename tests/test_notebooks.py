@@ -14,7 +14,8 @@ from src.config import CLASS_NAMES
 
 NOTEBOOKS = sorted(paths.ROOT.glob("*.ipynb"))
 EDA = {
-    "class_distribution", "class_examples", "image_sizes_and_formats", "colour_and_brightness", "mvtec_leather_counts",
+    "class_distribution", "class_examples", "image_sizes_and_formats", "colour_and_brightness", "copies", "hides",
+    "classes_per_hide", "shortcut_test", "mvtec_leather_counts",
     "mvtec_leather_brightness", "mvtec_leather_examples", "mvtec_leather_defect_area",
     "mvtec_leather_defect_comparison", "mvtec_leather_defect_positions",
 }  # fmt: skip
@@ -101,7 +102,9 @@ def test_all_four_run_in_order(tmp_path, monkeypatch):
     for path in NOTEBOOKS if trained else NOTEBOOKS[:3]:
         run(path)
 
-    assert {p.stem for p in (output / "reports" / "sample" / "eda").glob("*.png")} == EDA
+    eda = output / "reports" / "sample" / "eda"
+    assert {p.stem for p in eda.glob("*.png")} == EDA
+    assert json.loads((eda / "audit.json").read_text(encoding="utf-8"))["hide_groups"]["source"] == "hides.csv"
     if not trained:
         pytest.skip(f"4.0 was not run: {paths.SHIPPED_BACKBONE.name} has not been distilled yet")
     check_training(output)

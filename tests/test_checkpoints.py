@@ -1,115 +1,14 @@
-"""Weights files and checkpoints of `src.model`: what fits is loaded, anything else is refused by name."""
+"""Checkpoints: written whole or not at all; what does not fit is refused by name."""
 
 import errno
 
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
-from torch import nn
+from conftest import Touch
 
-from src import paths
+from src.checkpoints import CheckpointError, load_checkpoint, load_file, save_atomically, save_checkpoint
 from src.config import CLASS_NAMES
-from src.model import (
-    CheckpointError,
-    ViTMultiClassClassifier,
-    WeightsError,
-    create_model,
-    load_checkpoint,
-    load_file,
-    save_atomically,
-    save_checkpoint,
-)
-
-
-class Touch:
-    """A pickle that, run, writes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-def load(weights, *, backbone="test_vit"):
-    return ViTMultiClassClassifier(6, True, backbone=backbone, weights=str(weights), image_size=48)
-
-
-def backbone_weights(name="test_vit", **options):
-    torch.manual_seed(5)
-    return timm.create_model(name, num_classes=0, img_size=48, **options).state_dict()
-
-
-# -- weights of the backbone ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_weights_of_a_file_are_loaded(tmp_path, suffix):
-    weights, file = backbone_weights(), tmp_path / f"mine.{suffix}"
-    save_file(weights, file) if suffix == "safetensors" else torch.save(weights, file)
-    model = load(file)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.backbone.state_dict().items())
-    assert model.weights_description == f"file: mine.{suffix}"
-    assert model.patch_block == 3  # nothing named: two thirds up
-
-
-def test_a_file_may_name_the_block_that_localises(tmp_path):
-    save_file(backbone_weights(), tmp_path / "mine.safetensors", metadata={"best_block": "1"})
-    assert load(tmp_path / "mine.safetensors").patch_block == 1
-    model = ViTMultiClassClassifier(6, False, backbone="test_vit", weights=str(tmp_path / "mine.safetensors"))
-    assert model.patch_block == 3  # random weights have no use for it
-
-
-def test_shipped_weights_are_of_one_architecture():
-    with pytest.raises(WeightsError, match="vit_tiny_patch16_224, not of test_vit"):
-        load("shipped")
-
-
-def test_missing_shipped_weights_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "SHIPPED_BACKBONE", tmp_path / "gone.safetensors")
-    with pytest.raises(WeightsError, match="gone.safetensors"):
-        load("shipped", backbone="vit_tiny_patch16_224")
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-@pytest.mark.parametrize("damage", ["missing", "text", "cut", "other depth", "other width"])
-def test_weights_that_cannot_be_used_are_refused_by_name(tmp_path, suffix, damage):
-    file = tmp_path / f"bad.{suffix}"
-    options = {"other depth": {"depth": 5}, "other width": {"embed_dim": 96}}.get(damage, {})
-    if damage == "text":
-        file.write_text("<html>404</html>", encoding="utf-8")
-    elif damage != "missing":
-        weights = backbone_weights(**options)
-        save_file(weights, file) if suffix == "safetensors" else torch.save(weights, file)
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(WeightsError, match=f"bad.{suffix}"):
-        load(file)
-
-
-def test_code_in_a_weights_file_is_not_run(tmp_path):
-    torch.save({"norm.weight": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match="evil.pth"):
-        load(tmp_path / "evil.pth")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_without_a_network_the_hub_fails_with_advice(monkeypatch):
-    calls = []
-
-    def offline(*_, **options):
-        calls.append(options)
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(WeightsError, match="test_vit could not be fetched.*unreachable.*shipped") as caught:
-        ViTMultiClassClassifier(backbone="test_vit")
-    assert len(calls) == 1 and calls[0]["pretrained"]  # no second try with random weights
-    assert isinstance(caught.value.__cause__, OSError)
-
-
-# -- checkpoints ----------------------------------------------------------------------------------------
+from src.model import ViTMultiClassClassifier
 
 
 @pytest.fixture
@@ -148,6 +47,15 @@ def test_other_settings_survive(tmp_path):
     )
     assert (again.image_size, again.normal_index, again.patch_block) == (64, 1, 2)
     assert again.classifier[0].p == 0.3
+
+
+def test_features_of_several_blocks_survive(tmp_path):
+    model = ViTMultiClassClassifier(6, False, backbone="test_vit", image_size=48, feature_blocks=(0, 3))
+    images = torch.randn(4, 3, 48, 48)
+    model.set_feature_spread(model.extract_features(images, raw=True))
+    save_checkpoint(model, tmp_path / "blocks.pth")
+    again, _ = load_checkpoint(tmp_path / "blocks.pth")
+    assert torch.equal(again.extract_features(images), model.extract_features(images))
 
 
 def refuse(path, match=None):
@@ -234,12 +142,6 @@ def test_save_makes_the_folder_and_load_gives_the_same_values(tmp_path):
     found = load_file(tmp_path / "a" / "b.pt")
     assert found["rows"] == content["rows"] and torch.equal(found["tensor"], content["tensor"])
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.pt"]
-
-
-def test_create_model_follows_the_settings(config):
-    model = create_model(config.but(hidden_features=20, dropout=0.2, similarity_weight=0.5), pretrained=False)
-    assert isinstance(model.classifier[1], nn.Linear) and model.classifier[1].out_features == 20
-    assert (model.classifier[0].p, model.similarity_weight, model.image_size) == (0.2, 0.5, 48)
 
 
 def test_an_interrupted_write_leaves_nothing(monkeypatch, tmp_path):

@@ -1,0 +1,199 @@
+"""How images are shared out among training, validation and test: named protocols, kept as files.
+
+A split is a table with ``part``: train, validation or test. Protocols of several folds give several tables, whose test
+parts together hold every image once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from src.config import CLASS_NAMES, NORMAL_CLASS
+from src.hides import natural_key
+
+PARTS = ("train", "validation", "test")
+PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split
+FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")
+FOLDS = 5
+FEWEST = 20  # images that a class needs on a hide to be told apart there
+
+
+def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.DataFrame:
+    """The table with a ``part`` (train, validation, test) for every image; the same seed gives the same parts.
+
+    Protocols:
+        ``random-80-20``: the published one. Of each class a random 20 % is test; a tenth of the other 80 % is
+            validation. Tiles of one hide, and copies of one file, land on both sides: its figures are too good.
+        ``random-60-20-20``: as above, with 60, 20 and 20 %, of pictures that are no copy of another one. Tiles of one
+            hide still land on both sides.
+        ``hide-60-20-20``: whole groups are drawn until they hold about 60, 20 and 20 % of the images; no group
+            is in two parts.
+
+    Raises:
+        ValueError: If the protocol is unknown, a class is too small to stand in all three parts, or, for a split by
+            hide, there are fewer than three groups to share out, images without a group, or nothing but groups of one.
+    """
+    generator = np.random.default_rng(seed)
+    if protocol == "random-80-20":
+        parts = _random_parts(table["label"], generator, test=0.2, validation=0.1)
+    elif protocol == "random-60-20-20":
+        table = distinct(table)
+        parts = _random_parts(table["label"], generator, test=0.2, validation=0.25)
+    elif protocol == "hide-60-20-20":
+        parts = _group_parts(table["group"], generator)
+    else:
+        raise ValueError(f"protocol is {protocol!r}; expected one of {PROTOCOLS}")
+    table = table.assign(part=parts)
+    counts = table.groupby(["label", "part"]).size().unstack(fill_value=0).reindex(columns=PARTS, fill_value=0)
+    if (counts == 0).any(axis=None):
+        label, part = next((c, p) for c in counts.index for p in PARTS if counts.loc[c, p] == 0)
+        raise ValueError(
+            f"{protocol} leaves no image of {label} for {part}: the class has {int(counts.loc[label].sum())} images"
+            f" in {table.loc[table['label'] == label, 'group'].nunique()} groups. Add images or use another protocol."
+        )
+    return table
+
+
+def _random_parts(labels: pd.Series, generator: np.random.Generator, *, test: float, validation: float) -> pd.Series:
+    parts = pd.Series("train", index=labels.index)
+    for name in sorted(labels.unique()):
+        order = generator.permutation(labels.index[labels == name])
+        tests = round(test * len(order))
+        validations = round(validation * (len(order) - tests))
+        parts.loc[order[:tests]] = "test"
+        parts.loc[order[tests : tests + validations]] = "validation"
+    return parts
+
+
+def _group_parts(groups: pd.Series, generator: np.random.Generator) -> pd.Series:
+    sizes = _check_groups(groups, fewest=3)
+    order = generator.permutation(sizes.index.to_numpy())
+    ends = np.cumsum([sizes[name] for name in order]) / len(groups)
+    part_of = {}
+    for position, (name, end) in enumerate(zip(order, ends, strict=True)):
+        left = len(order) - position  # the last two groups are kept for parts that have none yet
+        if position == 0 or (end <= 0.2 and left > 2):
+            part_of[name] = "test"
+        elif end <= 0.4 or "validation" not in part_of.values():
+            part_of[name] = "validation"
+        else:
+            part_of[name] = "train"
+    return groups.map(part_of)
+
+
+def _check_groups(groups: pd.Series, *, fewest: int) -> pd.Series:
+    """Images of each group, if a split can keep the groups apart."""
+    if groups.isna().any():
+        raise ValueError(f"a split by hide needs every image's group; {int(groups.isna().sum())} have none")
+    sizes = groups.value_counts().sort_index()
+    if (sizes == 1).all():
+        raise ValueError(
+            "every image is its own group, so hides cannot be kept apart. Add a hides.csv (columns path, label, hide) "
+            "beside the class folders, or use random-80-20 and say that it leaks."
+        )
+    if len(sizes) < fewest:
+        raise ValueError(f"a split by hide needs at least {fewest} groups; there are {len(sizes)}")
+    return sizes
+
+
+def split_folds(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> dict[str, pd.DataFrame]:
+    """The splits of a protocol by name, e.g. ``hide-5fold/1``; the same seed gives the same splits.
+
+    Every picture counts once: copies of another file are left out if the table has ``copy_of``.
+
+    Protocols:
+        ``hide-5fold``: five folds stratified by class, hides kept apart; validation is a fold by hide of the rest.
+        ``leave-one-defect-out``: of each of these folds and each defect class, e.g. ``leave-one-defect-out/pinhole/1``:
+            the class is absent from training and validation, and test holds only that class and normal images, on
+            hides that training has not seen. The true test of anomaly detection.
+        ``within-hide``: one split for each hide that carries two classes or more with 20 images each: of each such
+            class the first 60 % by file number are training, the next 20 % validation, the last 20 % test. Colour
+            cannot help; neighbouring tiles meet at two borders only.
+
+    Args:
+        table: Rows with ``file``, ``label`` and ``group``, the hide.
+        protocol: One of the above.
+        seed: Of the folds.
+
+    Raises:
+        ValueError: If the protocol is unknown, the images have no hides, or there are too few hides.
+    """
+    if protocol not in FOLD_PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}; expected one of {FOLD_PROTOCOLS}")
+    table = distinct(table)
+    _check_groups(table["group"], fewest=1 if protocol == "within-hide" else 2 * FOLDS)
+    if protocol == "within-hide":
+        return _within_hides(table)
+    folds = _hide_folds(table, seed)
+    if protocol == "hide-5fold":
+        return folds
+    found = {}
+    for defect in CLASS_NAMES:
+        if defect != NORMAL_CLASS:
+            for number, fold in enumerate(folds.values(), start=1):
+                test = fold["part"] == "test"
+                kept = np.where(test, fold["label"].isin([defect, NORMAL_CLASS]), fold["label"] != defect)
+                found[f"{protocol}/{defect}/{number}"] = fold[kept]
+    return found
+
+
+def distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are no copy of another file; all if the table does not know (no ``copy_of``)."""
+    return table[table["copy_of"] == table["file"]] if "copy_of" in table else table
+
+
+def _hide_folds(table: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
+    labels, found = table["label"].to_numpy(), {}
+    outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for number, (rest, test) in enumerate(outer.split(labels, labels, table["group"]), start=1):
+        part = np.full(len(table), "train", dtype=object)
+        part[test] = "test"
+        inner = StratifiedGroupKFold(FOLDS - 1, shuffle=True, random_state=seed)
+        _, validation = next(inner.split(rest, labels[rest], table["group"].iloc[rest]))
+        part[rest[validation]] = "validation"
+        found[f"hide-5fold/{number}"] = table.assign(part=part)
+    return found
+
+
+def _within_hides(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    found = {}
+    for hide, rows in table.groupby("group"):
+        sizes = rows["label"].value_counts()
+        rows = rows[rows["label"].map(sizes) >= FEWEST]
+        if rows["label"].nunique() < 2:
+            continue
+        rows = rows.sort_values("file", key=lambda files: files.map(natural_key))
+        place = (rows.groupby("label").cumcount() + 0.5) / rows["label"].map(sizes)
+        part = np.select([place < 0.6, place < 0.8], ["train", "validation"], "test")
+        found[f"within-hide/{hide}"] = rows.assign(part=part).sort_index()
+    return found
+
+
+def save_split(table: pd.DataFrame, path: Path) -> Path:
+    """Writes a split as CSV, columns path (relative), label, group and part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = table[["file", "label", "group", "part"]].rename(columns={"file": "path"})
+    part = path.with_name(path.name + ".part")
+    columns.to_csv(part, index=False)
+    part.replace(path)
+    return path
+
+
+def load_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of an index in the parts that `save_split` wrote.
+
+    Raises:
+        ValueError: If an image of the split is missing from the index, or its label has changed.
+    """
+    saved = pd.read_csv(path, dtype=str).set_index("path")
+    known = table.set_index("file")["label"].reindex(saved.index)
+    wrong = saved.index[known != saved["label"]]
+    if len(wrong):
+        raise ValueError(f"{path} does not fit the images: {wrong[0]} is missing or has another label")
+    rows = table[table["file"].isin(saved.index)]
+    return rows.assign(**{name: rows["file"].map(saved[name]) for name in ("group", "part")})
