@@ -40,9 +40,10 @@ from src.duplicates import exact_copies
 from src.eda import describe_images
 from src.features import compute_features
 from src.hides import group_hides
-from src.localisation import choose_block, localise, protocol_name
+from src.localisation import choose_settings, localise, protocol_name
 from src.metrics import pixel_metrics
 from src.model import ViTMultiClassClassifier, create_model
+from src.patch_bank import BankSettings
 from src.splits import split_index
 
 BLOCKS = (2, 5, 8, 11)
@@ -81,9 +82,10 @@ def _choose(features: np.ndarray, labels: np.ndarray, fit: np.ndarray, validatio
 def localisation(model: ViTMultiClassClassifier, mvtec: pd.DataFrame) -> dict[str, object]:
     normals, test = _parts(mvtec)
     depth = len(model.backbone.blocks)
-    block, scores = choose_block(model, normals, blocks=range(1, depth), size=448)
-    found = localise(model, normals, test, protocol=protocol_name(len(normals)), size=448, block=block)
-    return {"block": block, "painted_ap": scores[block], **_pixels(found.maps, found.masks)}
+    candidates = [BankSettings(blocks=(block,), side=448, tile=448) for block in range(1, depth)]
+    settings, scores = choose_settings(model, normals, candidates)
+    found = localise(model, normals, test, protocol=protocol_name(len(normals)), settings=settings)
+    return {"block": settings.blocks[0], "painted_ap": max(scores), **_pixels(found.maps, found.masks)}
 
 
 def colour_maps(mvtec: pd.DataFrame) -> dict[str, object]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,15 @@ from src.datasets import load_image, load_mask
 from src.evaluation import METHODS, write_json
 from src.features import choose_device, compute_features
 from src.metrics import best_pixel_threshold, bootstrap_interval, pixel_metrics
-from src.model import ViTMultiClassClassifier, image_transform
+from src.model import ViTMultiClassClassifier
+from src.patch_bank import BankSettings, PatchBank, default_settings, image_score
 from src.plots import plot_attention, plot_defect_examples, plot_localisation, save_figure
-from src.scoring import image_scores_from_maps, patch_anomaly_maps, patch_bank, upsample_maps
+from src.scoring import upsample_maps
 from src.synthetic_defects import add_synthetic_defect
 
 log = logging.getLogger(__name__)
 
 EVALUATION_SIZE = 256  # maps and masks are compared at 256 x 256 px, as most of the field does
-SMOOTHING = 4.0  # standard deviation in pixels of that size, as in PatchCore
 FULL_TRAINING_SET = 245  # train/good of MVTec AD leather
 TRANSFER_BANK_IMAGES = 64
 PAINTED = 40  # pictures with a painted defect, at least, that the thresholds are chosen on
@@ -68,8 +68,7 @@ def localise(
     test: pd.DataFrame,
     *,
     protocol: str,
-    size: int | None = None,
-    block: int | None = None,
+    settings: BankSettings | None = None,
     device: torch.device | None = None,
 ) -> Localisation:
     """Anomaly maps of test images by distance to the patches of normal images.
@@ -83,72 +82,69 @@ def localise(
         normal_paths: Normal images, two at least.
         test: Rows of `index_mvtec`, part ``test``.
         protocol: Name under which the figures are reported.
-        size: Side of the input in pixels, a multiple of the patch; None takes twice the model's own.
-        block: Block whose tokens are compared; None takes the model's default.
+        settings: Of the bank of patches; None takes `default_settings` for the first normal image.
         device: None chooses.
 
     Raises:
         ValueError: With fewer than two normal images.
         UnreadableImageError: If an image cannot be decoded.
     """
-    if len(normal_paths) < 2:
-        raise ValueError(f"{protocol} has {len(normal_paths)} normal images; the threshold needs at least 2")
-    device = device or choose_device()
-    model = model.to(device)
-    size = size or 2 * model.image_size
-    block = model.patch_block if block is None else block
-    tokens = _Tokens(model, size, block, device)
-    normals = [load_image(path) for path in normal_paths]
-    normal = torch.cat([tokens.of(image) for image in tqdm(normals, desc=f"normal images {protocol}", unit="img")])
-    threshold = best_pixel_threshold(*_painted(tokens, normals, normal))
-    bank = patch_bank(normal)
-    test_images = tqdm(test["path"], desc=f"maps {protocol}", unit="img")
-    patches = torch.cat([patch_anomaly_maps(tokens.of(load_image(path)), bank) for path in test_images])
+    normals = _load_normals(normal_paths, protocol)
+    model = model.to(device or choose_device())
+    empty = PatchBank(model, settings or default_settings(model, normals[0]), torch.empty(0))
+    tokens = [empty.tokens(image) for image in tqdm(normals, desc=f"normal images {protocol}", unit="img")]
+    threshold = best_pixel_threshold(*_painted(empty, normals, tokens))
+    bank = empty.with_rows(torch.cat(tokens))
+    bar = tqdm(test["path"], desc=f"maps {protocol}", unit="img")
+    patches = [bank.patch_map(load_image(path)) for path in bar]
     return Localisation(
         protocol=protocol,
         test=test.reset_index(drop=True),
-        maps=_full_size(patches),
+        maps=np.stack([_evaluated(bank, found) for found in patches]),
         masks=np.stack([_small_mask(load_mask(r.mask, size=load_image(r.path).size)) for r in test.itertuples()]),
-        image_scores=image_scores_from_maps(patches).numpy(),
+        image_scores=np.array([image_score(found) for found in patches]),
         threshold=threshold,
         settings={
-            "normal_images": len(normal_paths), "bank_patches": len(bank), "block": block, "input_size": size,
-            "smoothing_px": SMOOTHING, "evaluation_size": EVALUATION_SIZE,
+            "normal_images": len(normals), "bank_patches": len(bank.rows), "evaluation_size": EVALUATION_SIZE,
+            **asdict(bank.settings),
         },  # fmt: skip
     )
 
 
-def choose_block(
+def choose_settings(
     model: ViTMultiClassClassifier,
     normal_paths: list[str],
+    candidates: Iterable[BankSettings],
     *,
-    blocks: Iterable[int],
-    size: int | None = None,
     device: torch.device | None = None,
-) -> tuple[int, dict[int, float]]:
-    """The block whose tokens find painted defects best, without any test image.
+) -> tuple[BankSettings, list[float]]:
+    """The settings whose maps find painted defects best, without any test image.
 
     Args:
         model: Its backbone gives the patch tokens.
         normal_paths: Normal images, two at least; each is painted on and compared with the others.
-        blocks: Candidates, from 0.
-        size: As in `localise`.
+        candidates: One or more.
         device: None chooses.
 
     Returns:
-        The best block and each block's pixel average precision, in [0, 1], on 40 or more painted images.
+        The best candidate, and each one's pixel average precision, in [0, 1], on 40 or more painted images.
+
+    Raises:
+        ValueError: With fewer than two normal images.
     """
+    normals = _load_normals(normal_paths, "choosing settings")
+    model, candidates, scores = model.to(device or choose_device()), list(candidates), []
+    for settings in candidates:
+        bank = PatchBank(model, settings, torch.empty(0))
+        maps, masks = _painted(bank, normals, [bank.tokens(image) for image in normals])
+        scores.append(float(average_precision_score(masks.ravel(), maps.ravel())))
+    return candidates[int(np.argmax(scores))], scores
+
+
+def _load_normals(normal_paths: list[str], what: str) -> list[Image.Image]:
     if len(normal_paths) < 2:
-        raise ValueError(f"there are {len(normal_paths)} normal images; choosing a block needs at least 2")
-    device = device or choose_device()
-    model = model.to(device)
-    normals = [load_image(path) for path in normal_paths]
-    scores = {}
-    for block in blocks:
-        tokens = _Tokens(model, size or 2 * model.image_size, block, device)
-        maps, masks = _painted(tokens, normals, torch.cat([tokens.of(image) for image in normals]))
-        scores[block] = float(average_precision_score(masks.ravel(), maps.ravel()))
-    return max(scores, key=scores.get), scores
+        raise ValueError(f"{what} has {len(normal_paths)} normal images; the threshold needs at least 2")
+    return [load_image(path) for path in normal_paths]
 
 
 def protocol_name(normal_images: int) -> str:
@@ -249,37 +245,27 @@ def attention_figure(model: ViTMultiClassClassifier, path: str, *, title: str) -
     return plot_attention(np.asarray(image.resize((EVALUATION_SIZE,) * 2)), shown, title=title)
 
 
-class _Tokens:
-    """Patch tokens of one picture at a time, on the CPU."""
-
-    def __init__(self, model: ViTMultiClassClassifier, size: int, block: int, device: torch.device) -> None:
-        self.model, self.block, self.device = model, block, device
-        self.transform = image_transform(size, mean=model.mean, std=model.std)
-
-    def of(self, image: Image.Image) -> Tensor:
-        return self.model.patch_tokens(self.transform(image)[None].to(self.device), block=self.block).cpu()
-
-
-def _painted(tokens: _Tokens, normals: list[Image.Image], normal: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Maps and masks, (n, 256, 256), of defects painted on normal images, whose tokens are (n, d, h, w).
+def _painted(
+    bank: PatchBank, normals: list[Image.Image], tokens: list[Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps and masks, (n, 256, 256), of defects painted on normal images, whose bank tokens are given.
 
     Each painted image is compared with the other normal images only, as a new picture would be.
     """
     repeats = -(-PAINTED // len(normals))
-    flawed, masks = [], []
-    bar = tqdm(normals, desc=f"painted defects, block {tokens.block}", unit="img")
-    for number, image in enumerate(bar):
-        bank = patch_bank(torch.cat([normal[:number], normal[number + 1 :]]))
+    maps, masks = [], []
+    for number, image in enumerate(tqdm(normals, desc="painted defects", unit="img")):
+        others = bank.with_rows(torch.cat(tokens[:number] + tokens[number + 1 :]))
         generator = np.random.default_rng([0, number])
         for _ in range(repeats):
             painted, mask = add_synthetic_defect(np.asarray(image), generator)
-            flawed.append(patch_anomaly_maps(tokens.of(Image.fromarray(painted)), bank))
+            maps.append(_evaluated(bank, others.patch_map(Image.fromarray(painted))))
             masks.append(_small_mask(mask.astype(bool)))
-    return _full_size(torch.cat(flawed)), np.stack(masks)
+    return np.stack(maps), np.stack(masks)
 
 
-def _full_size(patches: Tensor) -> np.ndarray:
-    return upsample_maps(patches, (EVALUATION_SIZE, EVALUATION_SIZE), sigma=SMOOTHING).numpy()
+def _evaluated(bank: PatchBank, patches: Tensor) -> np.ndarray:
+    return bank.full_size(patches, (EVALUATION_SIZE, EVALUATION_SIZE))
 
 
 def _small_mask(mask: np.ndarray) -> np.ndarray:
@@ -322,10 +308,11 @@ def _figure_row(found: Localisation, index: int) -> dict[str, Any]:
 
 
 def _summary_lines(found: Localisation, metrics: dict[str, Any], about: str) -> list[str]:
+    blocks = ", ".join(map(str, found.settings["blocks"]))
     lines = [
         about, "",
         f"Maps shown: protocol {found.protocol}, {found.settings['normal_images']} normal images, patch tokens after "
-        f"block {found.settings['block']} at {found.settings['input_size']} px, cosine distance to the nearest of "
+        f"block {blocks} at {found.settings['side']} px, cosine distance to the nearest of "
         f"{found.settings['bank_patches']} normal patches.",
         f"Scale: 1 is the threshold ({found.threshold:.4f}), chosen on defects painted on the normal images, without a "
         "test image or its mask. An image is called defective if any pixel reaches it.", "",

@@ -209,19 +209,19 @@ class ViTMultiClassClassifier(nn.Module):
         }
 
     @torch.inference_mode()
-    def patch_tokens(self, images: Tensor, *, block: int | None = None) -> Tensor:
-        """Patch tokens after one block on their grid, shape (n, d, h, w), float32.
+    def patch_tokens(self, images: Tensor, *, blocks: tuple[int, ...] | None = None) -> list[Tensor]:
+        """Patch tokens on their grid after each of some blocks, each of shape (n, d, h, w), float32.
 
         Args:
             images: Normalised images, shape (n, 3, height, width), multiples of the patch; any size.
-            block: Index from 0; None takes ``patch_block``.
+            blocks: Indices from 0, ascending; None takes ``patch_block``. Higher blocks are not computed.
         """
-        block = self.patch_block if block is None else block
+        blocks = (self.patch_block,) if blocks is None else blocks
         with _evaluating(self):
             found = self.backbone.forward_intermediates(
-                images, indices=[block], intermediates_only=True, stop_early=True
+                images, indices=list(blocks), intermediates_only=True, stop_early=True
             )
-        return found[0].float()
+        return [tokens.float() for tokens in found]
 
     @torch.inference_mode()
     def extract_attention_maps(self, images: Tensor) -> dict[str, Tensor]:
@@ -289,13 +289,14 @@ class _evaluating:
         self.module.train(self.was)
 
 
-def image_transform(size: int, *, mean: tuple[float, ...], std: tuple[float, ...]) -> v2.Compose:
-    """The whole picture at ``size`` x ``size``, normalised: RGB image -> float (3, size, size).
+def image_transform(size: int | None, *, mean: tuple[float, ...], std: tuple[float, ...]) -> v2.Compose:
+    """The whole picture at ``size`` x ``size``, or as large as it is, normalised: RGB image -> float (3, h, w).
 
     timm's own evaluation transform cuts the borders off; a defect at the border would be lost, so it is not used.
     """
+    resize = v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     return v2.Compose([
-        v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+        *([] if size is None else [resize]),
         v2.PILToTensor(),
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(mean=list(mean), std=list(std)),

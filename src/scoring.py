@@ -58,12 +58,13 @@ def hybrid_anomaly_scores(similarity: Tensor, classification: Tensor, *, similar
     return similarity_weight * similarity + (1 - similarity_weight) * classification
 
 
-def nearest_cosine_distance(queries: Tensor, bank: Tensor, *, block: int = 4096) -> Tensor:
-    """1 - the highest cosine between each query and any row of the bank, by blocked matrix products.
+def nearest_cosine_distance(queries: Tensor, bank: Tensor, *, neighbours: int = 1, block: int = 4096) -> Tensor:
+    """1 - the mean of the highest cosines between each query and rows of the bank, by blocked matrix products.
 
     Args:
         queries: Shape (n, d). Need not be unit length.
         bank: Shape (m, d), m >= 1.
+        neighbours: Highest cosines that are averaged; all if the bank has fewer rows.
         block: Queries compared at a time; memory is about 4 * block * m bytes.
 
     Returns:
@@ -79,67 +80,40 @@ def nearest_cosine_distance(queries: Tensor, bank: Tensor, *, block: int = 4096)
         )
     precision = torch.promote_types(queries.dtype, torch.float32)
     bank = F.normalize(bank.to(precision), dim=1)
-    best = [(F.normalize(part.to(precision), dim=1) @ bank.T).amax(1) for part in queries.split(block)]
+    count = min(neighbours, len(bank))
+    cosines = ((F.normalize(part.to(precision), dim=1) @ bank.T) for part in queries.split(block))
+    best = [found.amax(1) if count == 1 else found.topk(count, dim=1).values.mean(1) for found in cosines]
     # Rounding leaves an exact copy about 1e-6 away from 1; a copy scores 0.
     distance = (1 - torch.cat(best)).clamp(0, 2)
     return torch.where(distance < 4e-6, torch.zeros_like(distance), distance).to(queries.dtype)
 
 
-def patch_anomaly_maps(tokens: Tensor, bank: Tensor) -> Tensor:
-    """Distance of every patch to its nearest normal patch.
+def greedy_coreset(rows: Tensor, count: int, *, seed: int = 0, width: int = 64) -> Tensor:
+    """Indices of rows that lie far apart: each next one is the farthest from all before it.
 
     Args:
-        tokens: Patch tokens on their grid, shape (n, d, h, w), e.g. from `ViTMultiClassClassifier.patch_tokens`.
-        bank: Patch tokens of normal images, shape (m, d).
+        rows: Shape (m, d).
+        count: Rows to choose, at most m.
+        seed: Of the first row and of the random projection to ``width`` dimensions that makes this quick.
+        width: Dimensions that distances are measured in.
 
     Returns:
-        Maps, shape (n, h, w), in [0, 2]. Higher is more anomalous; a patch of the bank scores 0.
+        Indices, shape (count,), ascending, each once.
 
     Source:
-        Memory bank of patch features: PatchCore (Roth et al., CVPR 2022); ViT tokens and cosine as in AnomalyDINO
-        (Damm et al., WACV 2025). No coreset and no neighbourhood weights here.
+        Greedy k-center selection as in PatchCore (Roth et al., CVPR 2022), with its random projection.
     """
-    n, d, h, w = tokens.shape
-    flat = tokens.permute(0, 2, 3, 1).reshape(-1, d)  # (n h w, d)
-    return nearest_cosine_distance(flat, bank).view(n, h, w)
-
-
-def patch_bank(tokens: Tensor, *, limit: int = 20_000, seed: int = 0) -> Tensor:
-    """Patch tokens of normal images as rows, at most ``limit`` of them, drawn at random.
-
-    Args:
-        tokens: Shape (n, d, h, w), of normal images only.
-        limit: Most rows kept; bounds memory and time.
-        seed: Of the draw.
-
-    Returns:
-        Shape (min(n h w, limit), d).
-    """
-    rows = tokens.permute(0, 2, 3, 1).reshape(-1, tokens.shape[1])
-    if len(rows) <= limit:
-        return rows
-    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:limit]
-    return rows[chosen.sort().values]
-
-
-def image_scores_from_maps(maps: Tensor, *, share: float = 0.01) -> Tensor:
-    """Mean of the most anomalous patches of each map.
-
-    Args:
-        maps: Shape (n, h, w).
-        share: Share of patches averaged, in (0, 1]; at least one.
-
-    Returns:
-        Scores, shape (n,). Higher is more anomalous.
-
-    Raises:
-        ValueError: If the share lies outside (0, 1].
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is {share}; expected above 0, at most 1")
-    flat = maps.flatten(1)
-    count = max(1, round(share * flat.shape[1]))
-    return flat.topk(count, dim=1).values.mean(1)
+    generator = torch.Generator().manual_seed(seed)
+    projection = torch.randn(rows.shape[1], width, generator=generator) / width**0.5
+    points = rows.float() @ projection  # (m, width)
+    chosen = torch.empty(count, dtype=torch.long)
+    chosen[0] = torch.randint(len(rows), (1,), generator=generator)
+    nearest = torch.full((len(rows),), torch.inf)
+    for i in range(1, count):
+        nearest = torch.minimum(nearest, (points - points[chosen[i - 1]]).square().sum(1))
+        nearest[chosen[i - 1]] = -1.0  # never again, even among equal rows
+        chosen[i] = nearest.argmax()
+    return chosen.sort().values
 
 
 def upsample_maps(maps: Tensor, size: tuple[int, int], *, sigma: float = 0.0) -> Tensor:

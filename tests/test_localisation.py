@@ -16,7 +16,7 @@ from src.localisation import (
     Localisation,
     attention_figure,
     brightness_control,
-    choose_block,
+    choose_settings,
     classifier_on_mvtec,
     localisation_metrics,
     localise,
@@ -24,6 +24,7 @@ from src.localisation import (
     transfer_normals,
     write_mvtec_reports,
 )
+from src.patch_bank import BankSettings, PatchBank
 
 CPU = torch.device("cpu")
 FILES = {
@@ -36,7 +37,6 @@ COUNTS = {"train/good": 4, "test/good": 3, "test/cut": 3, "test/glue": 2}
 def small_and_quick(monkeypatch):
     """Maps of 64 x 64 px, few painted defects and few draws: the same steps in less time."""
     monkeypatch.setattr(localisation, "EVALUATION_SIZE", 64)
-    monkeypatch.setattr(localisation, "SMOOTHING", 1.0)
     monkeypatch.setattr(localisation, "PAINTED", 8)
     monkeypatch.setattr(
         localisation, "bootstrap_interval", lambda *a, **k: metrics.bootstrap_interval(*a, repeats=20, **k)
@@ -93,30 +93,34 @@ def test_the_square_is_found_where_it_is(found, test_rows):
     assert found.maps.min() >= 0 and found.maps.max() <= 2
 
 
-def test_the_block_is_chosen_on_painted_defects(model, normals, found):
-    best, scores = choose_block(model, normals, blocks=[0, 2, model.patch_block], device=CPU)
-    assert list(scores) == [0, 2, model.patch_block] and scores[best] == max(scores.values())
-    assert all(0 < value <= 1 for value in scores.values())
+def settings(model, **options):
+    return BankSettings(**{"blocks": (model.patch_block,), "side": 96, "tile": 96} | options)
+
+
+def test_settings_are_chosen_on_painted_defects(model, normals, found):
+    candidates = [settings(model, blocks=blocks) for blocks in ((0,), (0, 2), (model.patch_block,))]
+    best, scores = choose_settings(model, normals, candidates, device=CPU)
+    assert best == candidates[int(np.argmax(scores))] and all(0 < value <= 1 for value in scores)
     # the same maps and masks as those that the threshold of `localise` comes from
-    tokens = localisation._Tokens(model, 96, model.patch_block, CPU)
-    images = [load_image(path) for path in normals]
-    maps, masks = localisation._painted(tokens, images, torch.cat([tokens.of(image) for image in images]))
-    assert scores[model.patch_block] == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()))
+    bank, images = PatchBank(model, candidates[2], torch.empty(0)), [load_image(path) for path in normals]
+    maps, masks = localisation._painted(bank, images, [bank.tokens(image) for image in images])
+    assert scores[2] == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()))
     assert metrics.best_pixel_threshold(maps, masks) == found.threshold
     with pytest.raises(ValueError, match="at least 2"):
-        choose_block(model, normals[:1], blocks=[0], device=CPU)
+        choose_settings(model, normals[:1], candidates, device=CPU)
 
 
 def test_settings_are_reported(found, model):
-    assert found.settings["normal_images"] == 4 and found.settings["block"] == model.patch_block
-    assert found.settings["input_size"] == 96  # twice the model's own
+    assert found.settings["normal_images"] == 4 and found.settings["blocks"] == (model.patch_block,)
+    assert found.settings["side"] == 96  # twice the model's own
     assert found.settings["bank_patches"] == 4 * 6 * 6
 
 
-def test_size_and_block_are_used(model, normals, test_rows, found):
-    other = localise(model, normals, test_rows, protocol="4-shot", size=64, block=0, device=CPU)
-    assert (other.settings["input_size"], other.settings["block"]) == (64, 0)
-    assert other.settings["bank_patches"] == 4 * 4 * 4 and not np.allclose(other.maps, found.maps)
+def test_settings_are_used(model, normals, test_rows, found):
+    other = settings(model, side=64, blocks=(0,))
+    changed = localise(model, normals, test_rows, protocol="4-shot", settings=other, device=CPU)
+    assert (changed.settings["side"], changed.settings["blocks"]) == (64, (0,))
+    assert changed.settings["bank_patches"] == 4 * 4 * 4 and not np.allclose(changed.maps, found.maps)
 
 
 def test_a_normal_image_among_the_test_images_has_an_empty_map(model, normals, test_rows):
@@ -135,11 +139,11 @@ def test_the_threshold_does_not_depend_on_test_images(model, normals, test_rows,
 
 
 def test_painted_images_are_scored_against_the_other_normal_images(model, normals, test_rows, monkeypatch):
-    banks, fill = [], localisation.patch_bank
-    monkeypatch.setattr(localisation, "patch_bank", lambda tokens: banks.append(tokens) or fill(tokens))
+    banks, fill = [], PatchBank.with_rows
+    monkeypatch.setattr(PatchBank, "with_rows", lambda self, rows: banks.append(rows) or fill(self, rows))
     localise(model, normals, test_rows, protocol="4-shot", device=CPU)
-    *others, whole = banks
-    assert [len(bank) for bank in banks] == [3, 3, 3, 3, 4]
+    *others, whole = (bank.view(-1, 36, 64) for bank in banks)
+    assert [len(bank) for bank in (*others, whole)] == [3, 3, 3, 3, 4]
     for number, bank in enumerate(others):
         assert torch.equal(bank, whole[[i for i in range(4) if i != number]])
 

@@ -200,7 +200,7 @@ def test_inference_is_without_dropout_and_restores_the_mode(model, images, train
 
 @pytest.mark.parametrize("block", [0, 5, None])
 def test_patch_tokens_by_hand(model, images, block):
-    tokens = model.patch_tokens(images, block=block)
+    (tokens,) = model.patch_tokens(images, blocks=None if block is None else (block,))
     backbone = model.eval().backbone
     with torch.no_grad():
         stream = backbone._pos_embed(backbone.patch_embed(images))
@@ -214,16 +214,16 @@ def test_patch_tokens_by_hand(model, images, block):
 
 def test_patch_block_is_used(images):
     model = tiny(patch_block=1)
-    assert torch.equal(model.patch_tokens(images), model.patch_tokens(images, block=1))
-    assert not torch.equal(model.patch_tokens(images), model.patch_tokens(images, block=2))
+    (default,), (low, high) = model.patch_tokens(images), model.patch_tokens(images, blocks=(1, 2))
+    assert torch.equal(default, low) and not torch.equal(default, high)
 
 
 def test_patch_tokens_of_larger_pictures_lie_on_their_grid(model):
     picture = torch.zeros(1, 3, 96, 160)
-    assert model.patch_tokens(picture).shape == (1, 64, 6, 10)
+    assert model.patch_tokens(picture)[0].shape == (1, 64, 6, 10)
     spot = picture.clone()
     spot[:, :, 32:48, 64:80] = 3  # row 2, column 4
-    change = (model.patch_tokens(spot, block=0) - model.patch_tokens(picture, block=0)).norm(dim=1)[0]
+    change = (model.patch_tokens(spot, blocks=(0,))[0] - model.patch_tokens(picture, blocks=(0,))[0]).norm(dim=1)[0]
     assert divmod(change.argmax().item(), 10) == (2, 4)
 
 

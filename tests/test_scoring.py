@@ -1,6 +1,5 @@
 """Scores and maps: higher is more anomalous, a normal image of the bank scores 0, documented ranges hold."""
 
-import numpy as np
 import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_distances
@@ -8,11 +7,9 @@ from sklearn.metrics.pairwise import cosine_distances
 from src.scoring import (
     confidence_anomaly_scores,
     cosine_anomaly_scores,
+    greedy_coreset,
     hybrid_anomaly_scores,
-    image_scores_from_maps,
     nearest_cosine_distance,
-    patch_anomaly_maps,
-    patch_bank,
     upsample_maps,
 )
 
@@ -94,48 +91,25 @@ def test_hybrid_refuses_different_shapes():
         hybrid_anomaly_scores(torch.zeros(2), torch.zeros(2, 1))
 
 
-def test_patch_maps_keep_every_patch_in_its_place():
-    tokens = random(2, 5, 3, 4)
-    bank = random(9, 5, seed=1)
-    maps = patch_anomaly_maps(tokens, bank)
-    assert maps.shape == (2, 3, 4)
-    for n, row, column in np.ndindex(2, 3, 4):
-        expected = cosine_anomaly_scores(tokens[n, :, row, column][None], bank)
-        torch.testing.assert_close(maps[n, row, column], expected[0])
+def test_mean_of_the_nearest_by_hand():
+    bank = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
+    query = torch.tensor([[1.0, 0]])  # cosines 1, 0, -1
+    found = [nearest_cosine_distance(query, bank, neighbours=k).item() for k in (1, 2, 3, 9)]
+    assert found == pytest.approx([0, 0.5, 1, 1])
 
 
-def test_patches_of_the_bank_score_zero_and_only_the_odd_one_does_not():
-    tokens = random(2, 5, 3, 4)
-    bank = patch_bank(tokens)
-    assert bank.shape == (24, 5) and (patch_anomaly_maps(tokens, bank) == 0).all()
-    tokens[1, :, 2, 0] *= -1
-    assert patch_anomaly_maps(tokens, bank).nonzero().tolist() == [[1, 2, 0]]
+def test_a_coreset_takes_the_far_rows_first():
+    near = random(50, 8) * 0.01 + torch.eye(8)[0]
+    far = 10 * torch.eye(8)[1:5]
+    rows = torch.cat([near, far])
+    chosen = greedy_coreset(rows, 5, seed=3)
+    assert set(range(50, 54)) <= set(chosen.tolist()) and len(set(chosen.tolist())) == 5
+    assert torch.equal(chosen, greedy_coreset(rows, 5, seed=3)) and torch.equal(chosen, chosen.sort().values)
 
 
-@pytest.mark.parametrize(("limit", "kept"), [(1, 1), (23, 23), (24, 24), (25, 24)])
-def test_patch_bank_keeps_at_most_its_limit_of_different_rows(limit, kept):
-    tokens = random(2, 5, 3, 4)
-    everything = {tuple(row) for row in patch_bank(tokens).tolist()}
-    rows = [tuple(row) for row in patch_bank(tokens, limit=limit).tolist()]
-    assert len(everything) == 24 and len(rows) == len(set(rows)) == kept and set(rows) <= everything
-
-
-def test_patch_bank_is_seeded():
-    tokens = random(4, 3, 8, 8)
-    first, again, other = (patch_bank(tokens, limit=40, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.01, 9), (0.25, 9), (0.5, 8.5), (0.75, 7), (1, 5.5)])
-def test_image_scores_by_hand(share, expected):
-    maps = torch.tensor([[[1.0, 4], [9, 8]], [[8, 9], [1, 4]]])
-    assert image_scores_from_maps(maps, share=share).tolist() == pytest.approx([expected] * 2)
-
-
-@pytest.mark.parametrize("share", [0, -0.5, 1.01])
-def test_image_scores_refuse_other_shares(share):
-    with pytest.raises(ValueError, match=f"share is {share}"):
-        image_scores_from_maps(torch.zeros(1, 2, 2), share=share)
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_coreset_takes_each_row_once_even_among_equal_ones(count):
+    assert len(set(greedy_coreset(torch.ones(6, 4), count).tolist())) == count
 
 
 def test_upsampling_by_hand():

@@ -1,0 +1,224 @@
+"""Where is the defect: how far every patch of a picture is from the patches of normal pictures, at any picture size.
+
+Patch tokens of middle blocks of a Vision Transformer are kept for a few normal pictures. A picture is scored by the
+cosine distance of its patches to their nearest neighbours in that bank; large pictures are scored in overlapping tiles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from src.checkpoints import CheckpointError, load_file, save_atomically
+from src.model import ViTMultiClassClassifier, image_transform
+from src.scoring import greedy_coreset, nearest_cosine_distance, upsample_maps
+
+BANK_FORMAT = 1
+TILES_AT_ONCE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankSettings:
+    """What decides a bank's maps; saved with it."""
+
+    blocks: tuple[int, ...]  # whose tokens are compared, from 0; of several, the mean of their cosines counts
+    side: int  # pixels that a picture's shorter side is brought to, whatever its size
+    tile: int  # side of the network's input in pixels, a multiple of the patch; larger pictures are cut into such tiles
+    overlap: float = 0.25  # share of a tile that its neighbour sees too
+    turns: bool = False  # normal pictures are kept in all quarter turns and mirrored: leather has no upside
+    neighbours: int = 1  # whose mean distance counts
+    limit: int = 20_000  # patches kept at most
+    coreset: str = "random"  # how they are chosen: "random", or "greedy" (farthest first)
+    smoothing: float = 0.5  # standard deviation of the Gaussian over maps, in patches
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))  # JSON and checkpoints have lists
+        if not self.blocks:
+            raise ValueError("blocks is empty; expected one block at least")
+        if not 0 <= self.overlap < 1 or min(self.side, self.tile, self.neighbours, self.limit) < 1:
+            raise ValueError(f"expected overlap in [0, 1), side, tile, neighbours, limit of 1 or more; got {self}")
+        if self.coreset not in ("random", "greedy"):
+            raise ValueError(f"coreset is {self.coreset!r}; expected 'random' or 'greedy'")
+
+
+def default_settings(model: ViTMultiClassClassifier, picture: Image.Image) -> BankSettings:
+    """Settings for pictures like this one: small ones are enlarged to twice the model's input, large ones tiled."""
+    tile = 2 * model.image_size
+    return BankSettings(blocks=(model.patch_block,), side=max(tile, min(picture.size)), tile=tile)
+
+
+class PatchBank:
+    """Patches of normal pictures, and maps of how far other pictures are from them.
+
+    Args:
+        model: Its backbone gives the tokens; on whatever device it is.
+        settings: See `BankSettings`.
+        rows: Patch tokens, shape (m, d), m >= 1, each of unit length.
+    """
+
+    def __init__(self, model: ViTMultiClassClassifier, settings: BankSettings, rows: Tensor) -> None:
+        self.model, self.settings, self.rows = model, settings, rows
+        self.patch = model.backbone.patch_embed.patch_size[0]
+        if settings.tile % self.patch:
+            raise ValueError(f"tile is {settings.tile} px; expected a multiple of the patch, {self.patch} px")
+        self._normalise = image_transform(None, mean=model.mean, std=model.std)
+
+    @classmethod
+    def build(
+        cls, model: ViTMultiClassClassifier, pictures: list[Image.Image], settings: BankSettings, *, seed: int = 0
+    ) -> PatchBank:
+        """The bank of some normal pictures; ``seed`` decides which patches are kept if there are too many.
+
+        Raises:
+            ValueError: If there is no picture, or the tile does not fit the model's patch.
+        """
+        if not pictures:
+            raise ValueError("a bank needs one normal picture at least")
+        bank = cls(model, settings, torch.empty(0))
+        return bank.with_rows(torch.cat([bank.tokens(picture) for picture in pictures]), seed=seed)
+
+    def with_rows(self, rows: Tensor, *, seed: int = 0) -> PatchBank:
+        """A bank of other rows, reduced to the settings' limit."""
+        limit = self.settings.limit
+        if len(rows) > limit and self.settings.coreset == "greedy":
+            rows = rows[greedy_coreset(rows, limit, seed=seed)]
+        elif len(rows) > limit:
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+            rows = rows[order[:limit].sort().values]
+        return PatchBank(self.model, self.settings, rows)
+
+    def tokens(self, picture: Image.Image) -> Tensor:
+        """Unit patch tokens of a normal picture, shape (patches, d), in all its turns if the settings say so."""
+        pieces = (tokens for turned in _turns(picture, self.settings.turns) for _, tokens in self._tiles(turned))
+        return torch.cat([tokens.permute(0, 2, 3, 1).flatten(0, 2) for tokens in pieces])
+
+    def patch_map(self, picture: Image.Image) -> Tensor:
+        """Distance of each patch, shape (rows, columns) of the whole picture's patch grid, in [0, 2].
+
+        Overlapping tiles are blended with weights that fall off linearly towards their edges: no seams.
+        """
+        columns, rows = (side // self.patch for side in self._input_size(picture))
+        total, weights = torch.zeros(rows, columns), torch.zeros(rows, columns)
+        for places, tokens in self._tiles(picture):
+            n, d, h, w = tokens.shape
+            flat = tokens.permute(0, 2, 3, 1).reshape(-1, d)
+            maps = nearest_cosine_distance(flat, self.rows, neighbours=self.settings.neighbours).view(n, h, w)
+            weight = torch.minimum(_ramp(h)[:, None], _ramp(w)[None, :])
+            for (top, left), found in zip(places, maps, strict=True):
+                total[top : top + h, left : left + w] += weight * found
+                weights[top : top + h, left : left + w] += weight
+        return total / weights
+
+    def score(self, picture: Image.Image) -> tuple[np.ndarray, float]:
+        """The anomaly map of a picture, float32 of its height and width, in [0, 2], and its image score.
+
+        The image score is the mean of the highest 1 % of patches. Higher is more anomalous; a picture of the bank
+        scores 0 in both.
+        """
+        patches = self.patch_map(picture)
+        return self.full_size(patches, picture.size), image_score(patches)
+
+    def full_size(self, patches: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """A patch map, smoothed, at a size of (width, height)."""
+        sigma = self.settings.smoothing * size[0] / patches.shape[1]
+        return upsample_maps(patches[None], (size[1], size[0]), sigma=sigma)[0].numpy()
+
+    def save(self, path: Path, **extra: object) -> None:
+        """Writes rows, settings, the backbone's identity and extra plain values, whole or not at all."""
+        content = {"format": BANK_FORMAT, "settings": asdict(self.settings), "backbone": backbone_identity(self.model)}
+        save_atomically({**content, "rows": self.rows, "extra": extra}, path)
+
+    @classmethod
+    def load(cls, path: Path, model: ViTMultiClassClassifier) -> tuple[PatchBank, dict[str, object]]:
+        """A saved bank for the model that it was made with, and the extra values.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, no bank, or made with another backbone.
+        """
+        content = load_file(path)
+        if content.get("format") != BANK_FORMAT or "rows" not in content:
+            raise CheckpointError(f"{path} holds no patch bank of format {BANK_FORMAT}")
+        if content["backbone"] != (wanted := backbone_identity(model)):
+            raise CheckpointError(f"{path} was made with the backbone {content['backbone']}, not with {wanted}")
+        return cls(model, BankSettings(**content["settings"]), content["rows"]), content["extra"]
+
+    def _input_size(self, picture: Image.Image) -> tuple[int, int]:
+        """Width and height of the network's input for the whole picture, multiples of the patch."""
+        zoom = self.settings.side / min(picture.size)
+        width, height = (max(1, round(side * zoom / self.patch)) * self.patch for side in picture.size)
+        return width, height
+
+    def _tiles(self, picture: Image.Image) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+        """Places (row, column) on the patch grid, and tokens (n, d, h, w) of unit length, a few tiles at a time."""
+        width, height = self._input_size(picture)
+        tile = self.settings.tile
+        # A picture that is little larger than a tile is seen whole: borders between tiles cost more.
+        whole = max(width, height) <= 1.5 * tile
+        high, wide = (height, width) if whole else (min(tile, height), min(tile, width))
+        places = [
+            (top, left)
+            for top in _starts(height // self.patch, high // self.patch, self.settings.overlap)
+            for left in _starts(width // self.patch, wide // self.patch, self.settings.overlap)
+        ]
+        device = next(self.model.parameters()).device
+        for start in range(0, len(places), TILES_AT_ONCE):
+            chosen = places[start : start + TILES_AT_ONCE]
+            images = [self._crop(picture, place, (high, wide), (height, width)) for place in chosen]
+            found = self.model.patch_tokens(torch.stack(images).to(device), blocks=self.settings.blocks)
+            unit = [F.normalize(tokens, dim=1) for tokens in found]
+            yield chosen, (torch.cat(unit, dim=1) / math.sqrt(len(unit))).cpu()
+
+    def _crop(
+        self, picture: Image.Image, place: tuple[int, int], tile: tuple[int, int], whole: tuple[int, int]
+    ) -> Tensor:
+        """One tile of the enlarged picture, normalised: float (3, height, width); never all at once."""
+        (top, left), (high, wide) = (p * self.patch for p in place), tile
+        across, down = picture.width / whole[1], picture.height / whole[0]  # picture pixels for one input pixel
+        box = (left * across, top * down, (left + wide) * across, (top + high) * down)
+        return self._normalise(picture.resize((wide, high), Image.Resampling.BICUBIC, box=box))
+
+
+def image_score(patches: Tensor, *, share: float = 0.01) -> float:
+    """Mean of the highest share of a patch map, shape (h, w); one patch at least."""
+    return float(patches.flatten().topk(max(1, round(share * patches.numel()))).values.mean())
+
+
+def backbone_identity(model: ViTMultiClassClassifier) -> str:
+    """Name and fingerprint of a backbone's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in model.backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return f"{model.settings['backbone']} {digest.hexdigest()[:16]}"
+
+
+def _turns(picture: Image.Image, every: bool) -> list[Image.Image]:
+    if not every:
+        return [picture]
+    kinds = Image.Transpose
+    both = [picture, picture.transpose(kinds.FLIP_LEFT_RIGHT)]
+    return [p if turn is None else p.transpose(turn) for p in both
+            for turn in (None, kinds.ROTATE_90, kinds.ROTATE_180, kinds.ROTATE_270)]  # fmt: skip
+
+
+def _starts(length: int, window: int, overlap: float) -> list[int]:
+    """Evenly spread starts of windows that cover a length, neighbours overlapping by the share or more."""
+    if length <= window:
+        return [0]
+    count = math.ceil((length - window) / max(1, round(window * (1 - overlap)))) + 1
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def _ramp(length: int) -> Tensor:
+    """Weights 1, 2, ... up to the middle and down again."""
+    up = torch.arange(1, length + 1, dtype=torch.float32)
+    return torch.minimum(up, up.flip(0))
