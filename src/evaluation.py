@@ -208,7 +208,7 @@ def write_reports(
             title=f"{label}: {run['name']}", best_epoch=run["best_epoch"] if column != "lr" else None,
         )  # fmt: skip
     written = [
-        save_figure(figure, folder / f"{name}.png", dpi=100 if name.startswith("ejemplos") else 150)
+        save_figure(figure, folder / f"{name}.png", photographs=name.startswith("ejemplos"))
         for name, figure in figures.items()
     ]
     return [*written, write_json(summary, folder / "results_summary.json")]

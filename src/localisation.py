@@ -29,6 +29,7 @@ from src.metrics import best_pixel_threshold, bootstrap_interval, pixel_metrics
 from src.model import ViTMultiClassClassifier
 from src.patch_bank import BankSettings, PatchBank, default_settings, image_score
 from src.plots import plot_attention, plot_defect_examples, plot_localisation, save_figure
+from src.regions import find_regions
 from src.scoring import upsample_maps
 from src.synthetic_defects import add_synthetic_defect
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 EVALUATION_SIZE = 256  # maps and masks are compared at 256 x 256 px, as most of the field does
 FULL_TRAINING_SET = 245  # train/good of MVTec AD leather
 TRANSFER_BANK_IMAGES = 64
+FURTHER = 3  # misses and false alarms that the figure shows beside those chosen by score
 PAINTED = 40  # pictures with a painted defect, at least, that the thresholds are chosen on
 
 
@@ -216,10 +218,13 @@ def write_mvtec_reports(found: Localisation, metrics: dict[str, Any], folder: Pa
         about: Data set, run and backbone, for titles.
     """
     folder = Path(folder)
-    shown = [_figure_row(found, index) for index in _median_rows(found)]
-    title = f"{about}; protocol {found.protocol}\nthe image of median score of every defect type, and the " \
-            "normal image of the highest score"  # fmt: skip
-    examples = [_figure_row(found, int(i)) for i in found.test.groupby("defect").head(2).sort_values("defect").index]
+    shown = [_figure_row(found, index, reason) for index, reason in _chosen_rows(found)]
+    title = (
+        f"{about}; protocol {found.protocol}\nby rule: the images of highest, median and lowest score of every defect "
+        "type, the normal image of the highest score, then misses and false alarms"
+    )
+    first_two = found.test.groupby("defect").head(2).sort_values("defect").index
+    examples = [_figure_row(found, int(index), "") for index in first_two]
     for row in examples:
         row["name"] = row["name"].split("\n")[0]
     text = "\n".join(_summary_lines(found, metrics, about)) + "\n"
@@ -228,9 +233,9 @@ def write_mvtec_reports(found: Localisation, metrics: dict[str, Any], folder: Pa
     summary.write_text(text, encoding="utf-8")
     return [
         save_figure(plot_localisation(shown, threshold=found.threshold, title=title),
-                    folder / "validacion_visual_mvtec.png", dpi=80),
+                    folder / "validacion_visual_mvtec.png", dpi=100, photographs=True),
         save_figure(plot_defect_examples(examples, title=f"{about}\ntest images with the outline of the truth"),
-                    folder / "imagenes_ejemplo_mvtec.png", dpi=90),
+                    folder / "imagenes_ejemplo_mvtec.png", dpi=90, photographs=True),
         summary,
         write_json(metrics, folder / "mvtec_metrics.json"),
     ]  # fmt: skip
@@ -281,29 +286,39 @@ def _image_metrics(is_defect: np.ndarray, scores: np.ndarray) -> dict[str, float
     }
 
 
-def _median_rows(found: Localisation) -> list[int]:
-    rows = []
-    for name in sorted(set(found.test["defect"]), key=lambda d: (d == "good", d)):
+def _chosen_rows(found: Localisation) -> list[tuple[int, str]]:
+    """Images that the figure shows, with the rule that chose them; none twice."""
+    chosen: dict[int, str] = {}
+    for name in sorted(set(found.test.loc[found.is_defect, "defect"])):
         members = np.flatnonzero(found.test["defect"] == name)
-        order = members[np.argsort(found.image_scores[members], kind="stable")]
-        rows.append(int(order[-1] if name == "good" else order[len(order) // 2]))
-    return rows
+        order = members[np.argsort(-found.image_scores[members], kind="stable")]
+        for index, rule in ((order[0], "highest"), (order[len(order) // 2], "median"), (order[-1], "lowest")):
+            chosen.setdefault(int(index), rule)
+    order = np.argsort(-found.image_scores, kind="stable")
+    normals = [int(i) for i in order if not found.is_defect[i]]
+    if normals:
+        chosen.setdefault(normals[0], "highest normal")
+    misses = [int(i) for i in order[::-1] if found.is_defect[i] and not found.called[i] and int(i) not in chosen]
+    alarms = [i for i in normals if found.called[i] and i not in chosen]
+    return [*chosen.items(), *((i, "missed") for i in misses[:FURTHER]), *((i, "alarm") for i in alarms[:FURTHER])]
 
 
-def _figure_row(found: Localisation, index: int) -> dict[str, Any]:
+def _figure_row(found: Localisation, index: int, reason: str) -> dict[str, Any]:
     row = found.test.iloc[index]
     truth, called = row["defect"] != "good", bool(found.called[index])
-    area = (found.maps[index] >= found.threshold).mean()
+    regions = find_regions(found.maps[index], found.threshold)
+    largest = max((region.share for region in regions), default=0.0)
     verdict = (
-        f"truth: {'defect (' + row['defect'] + ')' if truth else 'normal'}\n"
+        f"truth: {'defect' if truth else 'normal'}, {found.masks[index].mean():.2%} of the image\n"
         f"verdict: {'defect' if called else 'normal'}\n"
-        f"highest value: {found.maps[index].max() / found.threshold:.2f} of the threshold\n"
-        f"marked: {area:.2%} of the image\ntruth: {found.masks[index].mean():.2%}"
+        f"highest: {found.maps[index].max() / found.threshold:.2f} x threshold\n"
+        f"regions: {len(regions)}" + (f", largest {largest:.2%}" if regions else "")
     )
     image = load_image(row["path"]).resize((EVALUATION_SIZE, EVALUATION_SIZE))
     return {
         "image": np.asarray(image), "map": found.maps[index], "mask": found.masks[index],
-        "name": f"{row['defect']}\n{Path(row['file']).name}", "verdict": verdict, "right": called == truth,
+        "boxes": [region.box for region in regions], "verdict": verdict, "right": called == truth,
+        "name": "\n".join(filter(None, (row["defect"], Path(row["file"]).name, reason))),
     }  # fmt: skip
 
 

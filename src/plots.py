@@ -9,22 +9,30 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from PIL import Image
 from sklearn.metrics import roc_curve
 
 RIGHT, WRONG, TRUTH, NEUTRAL = "#1a7f37", "#cf222e", "#00b8d4", "#57606a"
+PREDICTED = "#ffd33d"
 METHOD_COLOURS = ("#0550ae", "#bc4c00", "#8250df")
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "font.size": 10})
 
 
-def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> Path:
+def save_figure(figure: Figure, path: Path, *, dpi: int = 150, photographs: bool = False) -> Path:
     """Writes the figure as PNG, whole or not at all, closes it and returns the path.
 
-    150 dpi suits lines and letters; photographs do not pack well as PNG, so grids of them take 100.
+    Photographs do not pack well as PNG: with them, 256 colours that are chosen from the picture make the file a third
+    as large.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     figure.savefig(part, format="png", dpi=dpi, bbox_inches="tight")
+    if photographs:
+        with Image.open(part) as whole:
+            few = whole.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(part, format="png", optimize=True)
     part.replace(path)
     plt.close(figure)
     return path
@@ -132,43 +140,56 @@ def plot_curve(epochs: np.ndarray, values: np.ndarray, *, label: str, title: str
     return figure
 
 
-def plot_localisation(rows: list[dict], *, threshold: float, title: str) -> Figure:
+def plot_localisation(rows: list[dict], *, threshold: float, title: str, columns: int = 2) -> Figure:
     """What the model sees: picture, anomaly map, outlines of prediction and truth, verdict in words.
 
     Args:
-        rows: Each with ``image`` (h, w, 3) uint8, ``map`` (h, w), ``mask`` (h, w) bool, ``name``, ``verdict``,
-            ``right`` (bool).
+        rows: Each with ``image`` (h, w, 3) uint8, ``map`` (h, w), ``mask`` (h, w) bool, ``boxes`` (left, top, right,
+            bottom of the predicted regions), ``name``, ``verdict``, ``right`` (bool).
         threshold: Of the maps; they are drawn in units of it, so that 1 is where a pixel counts as defective.
         title: Of the whole figure.
+        columns: Rows that stand side by side.
     """
-    figure, axes = plt.subplots(len(rows), 4, figsize=(13, 2.75 * len(rows) + 0.8), layout="constrained",
-                                squeeze=False, width_ratios=(1, 1, 1, 0.9))  # fmt: skip
+    lines = -(-len(rows) // columns)
+    figure, axes = plt.subplots(
+        lines, 4 * columns, figsize=(7.4 * columns, 1.95 * lines + 1.5), layout="constrained", squeeze=False,
+        width_ratios=(1, 1, 1, 0.95) * columns,
+    )  # fmt: skip
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.01)
     figure.suptitle(title, fontsize=12)
     top = max(2.0, float(np.percentile([row["map"].max() for row in rows], 75) / threshold))
-    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
-        picture, heat, outlines, words = line
+    places = axes.reshape(lines * columns, 4)  # line by line, so that neighbours belong together
+    for axis in places[len(rows) :].flat:
+        axis.axis("off")
+    for number, ((picture, heat, outlines, words), row) in enumerate(zip(places, rows, strict=False)):
         picture.imshow(row["image"])
-        picture.set_ylabel(row["name"], fontsize=9)
+        picture.set_ylabel(row["name"], fontsize=8.5)
         shown = heat.imshow(row["map"] / threshold, cmap="inferno", vmin=0, vmax=top)
         outlines.imshow(row["image"])
         if row["mask"].any():
-            outlines.contour(row["mask"], levels=[0.5], colors=TRUTH, linewidths=1.6)
+            outlines.contour(row["mask"], levels=[0.5], colors=TRUTH, linewidths=1.4)
         if (row["map"] >= threshold).any():
-            outlines.contour(row["map"] >= threshold, levels=[0.5], colors="#ffd33d", linewidths=1.6)
-        words.text(0, 0.5, row["verdict"], va="center", fontsize=10, color=RIGHT if row["right"] else WRONG)
+            outlines.contour(row["map"] >= threshold, levels=[0.5], colors=PREDICTED, linewidths=1.4)
+        for left, above, right, below in row["boxes"]:
+            frame = Rectangle((left - 0.5, above - 0.5), right - left, below - above, fill=False, ec=PREDICTED, lw=0.8)
+            outlines.add_patch(frame).set_linestyle("--")
+        words.text(0, 0.5, row["verdict"], va="center", fontsize=8.5, color=RIGHT if row["right"] else WRONG)
         words.axis("off")
         for place in (picture, heat, outlines):
             place.set(xticks=[], yticks=[])
-        if number == 0:
-            picture.set_title("image")
-            heat.set_title("anomaly map")
-            outlines.set_title("outlines")
-            words.set_title("verdict", loc="left")
-    bar = figure.colorbar(shown, ax=axes[:, 1], location="bottom", pad=0.01, aspect=18)
-    bar.set_label("distance to the nearest normal patch\n1 = threshold")
+        if number < columns:
+            picture.set_title("image", fontsize=10)
+            heat.set_title("anomaly map", fontsize=10)
+            outlines.set_title("outlines", fontsize=10)
+            words.set_title("verdict", loc="left", fontsize=10)
+    bar = figure.colorbar(shown, ax=axes, location="bottom", pad=0.01, aspect=50, shrink=0.5)
+    bar.set_label("distance to the nearest normal patch, 1 = threshold")
     bar.ax.axvline(1, color="white", lw=1.5)
-    lines = [Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color="#ffd33d", label="predicted")]
-    figure.legend(handles=lines, loc="outside lower right", ncols=2, frameon=False)
+    frames = [
+        Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTED, label="predicted"),
+        Line2D([], [], color=PREDICTED, lw=0.8, ls="--", label="box of a predicted region"),
+    ]  # fmt: skip
+    figure.legend(handles=frames, loc="outside lower right", ncols=3, frameon=False)
     return figure
 
 

@@ -190,13 +190,28 @@ def test_metrics_by_hand():
 
 
 def test_pictures_are_chosen_by_rule():
-    # The image of median score of every defect, then the normal image of the highest.
     found = crafted()
     many = Localisation(
         "4-shot", pd.DataFrame({"defect": ["good", "good", "cut", "cut", "cut"]}), found.maps[[0, 1, 2, 2, 2]],
         found.masks[[0, 1, 2, 2, 2]], np.array([0.2, 0.5, 0.9, 0.3, 0.6]), 0.5, {},
     )  # fmt: skip
-    assert localisation._median_rows(found) == [2, 3, 1] and localisation._median_rows(many) == [4, 1]
+    assert localisation._chosen_rows(found) == [(2, "highest"), (3, "highest"), (1, "highest normal")]
+    rules = {2: "highest", 4: "median", 3: "lowest", 1: "highest normal"}
+    assert dict(localisation._chosen_rows(many)) == rules
+
+
+def test_misses_and_false_alarms_are_shown_too():
+    count = 12
+    found = Localisation(
+        "4-shot", pd.DataFrame({"defect": ["good"] * count + ["cut"] * count}), np.zeros((2 * count, 4, 4)),
+        np.zeros((2 * count, 4, 4), bool), np.r_[np.linspace(1, 2, count), np.linspace(0, 3, count)], 0.5, {},
+    )  # fmt: skip
+    found.maps[:count] = 1  # every normal image alarms, every cut is missed
+    rows = localisation._chosen_rows(found)
+    rules = ["highest", "median", "lowest", "highest normal", *3 * ["missed"], *3 * ["alarm"]]
+    assert [rule for _, rule in rows] == rules
+    assert [index for index, rule in rows if rule == "missed"] == [13, 14, 15]  # lowest first; 12 is shown already
+    assert [index for index, rule in rows if rule == "alarm"] == [10, 9, 8]
 
 
 def test_brightness_control_by_hand(tmp_path):

@@ -56,7 +56,7 @@ def evaluation():
 
 def row(*, value=0.5, mask=SQUARE, right=True, name="cut"):
     return {"image": PICTURE, "map": np.where(SQUARE, value, 0.0), "mask": mask, "name": name, "verdict": "a verdict",
-            "right": right}  # fmt: skip
+            "right": right, "boxes": [(2, 2, 5, 5)]}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "expected"), [("grain_off", "grain off"), ("pinhole", "pinhole"), ("a_b_c", "a b c")])
@@ -70,6 +70,25 @@ def test_saved_figure_is_a_png_and_closed(tmp_path):
     path = save_figure(figure, tmp_path / "new" / "folder" / "x.png")
     assert path == tmp_path / "new" / "folder" / "x.png" and Image.open(path).format == "PNG"
     assert [p.name for p in path.parent.iterdir()] == ["x.png"] and not plt.fignum_exists(figure.number)
+
+
+def test_photographs_are_saved_with_256_colours(tmp_path):
+    figure, axes = plt.subplots(figsize=(4, 4))
+    axes.imshow(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
+    plain = save_figure(figure, tmp_path / "plain.png")
+    few = save_figure(figure, tmp_path / "few.png", photographs=True)
+    with Image.open(few) as picture:
+        assert picture.mode == "P" and len(picture.convert("RGB").getcolors(1000)) <= 256
+        assert picture.size == Image.open(plain).size
+    assert few.stat().st_size < 0.6 * plain.stat().st_size
+
+
+def test_localisation_frames_regions_and_leaves_spare_places_empty():
+    figure = plot_localisation([row()] * 3, threshold=0.2, title="t")
+    places = np.reshape(figure.axes[:16], (4, 4))
+    (frame,) = places[0, 2].patches
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((1.5, 1.5), 3, 3)
+    assert not any(axis.axison for axis in places[3]) and places[2, 0].axison
 
 
 def test_saved_figure_grows_with_its_dots_per_inch(tmp_path):
@@ -161,7 +180,7 @@ def test_curve_marks_the_epoch_that_was_kept(best, lines):
 
 def test_localisation_draws_maps_in_units_of_the_threshold(tmp_path):
     figure = plot_localisation([row(value=0.5), row(value=0.1, right=False)], threshold=0.2, title="t")
-    grid = np.reshape(figure.axes[:8], (2, 4))
+    grid = np.reshape(figure.axes[:8], (2, 4))  # side by side
     for line, highest in zip(grid, (2.5, 0.5), strict=True):
         heat = line[1].images[0]
         assert heat.get_array().max() == pytest.approx(highest)
