@@ -233,9 +233,9 @@ def write_mvtec_reports(found: Localisation, metrics: dict[str, Any], folder: Pa
     summary.write_text(text, encoding="utf-8")
     return [
         save_figure(plot_localisation(shown, threshold=found.threshold, title=title),
-                    folder / "validacion_visual_mvtec.png", dpi=100, photographs=True),
+                    folder / "validacion_visual_mvtec.png", photographs=True),
         save_figure(plot_defect_examples(examples, title=f"{about}\ntest images with the outline of the truth"),
-                    folder / "imagenes_ejemplo_mvtec.png", dpi=90, photographs=True),
+                    folder / "imagenes_ejemplo_mvtec.png", photographs=True),
         summary,
         write_json(metrics, folder / "mvtec_metrics.json"),
     ]  # fmt: skip

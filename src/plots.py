@@ -19,20 +19,21 @@ METHOD_COLOURS = ("#0550ae", "#bc4c00", "#8250df")
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "font.size": 10})
 
 
-def save_figure(figure: Figure, path: Path, *, dpi: int = 150, photographs: bool = False) -> Path:
-    """Writes the figure as PNG, whole or not at all, closes it and returns the path.
+def save_figure(figure: Figure, path: Path, *, dpi: int | None = None, photographs: bool = False) -> Path:
+    """Writes the figure as PNG, whole or not at all, closes it and returns the path. 150 dpi, or 100 with photographs.
 
-    Photographs do not pack well as PNG: with them, 256 colours that are chosen from the picture make the file a third
-    as large.
+    Photographs do not pack well as PNG. With them, channels are rounded to multiples of 4, which no eye sees in a
+    texture and which makes the file about a quarter smaller.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png", dpi=dpi, bbox_inches="tight")
+    figure.savefig(part, format="png", dpi=dpi or (100 if photographs else 150), bbox_inches="tight")
     if photographs:
         with Image.open(part) as whole:
-            few = whole.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        few.save(part, format="png", optimize=True)
+            values = np.asarray(whole.convert("RGB"), dtype=np.uint16)
+        coarse = np.minimum((values + 2) // 4 * 4, 255).astype(np.uint8)
+        Image.fromarray(coarse).save(part, format="png", optimize=True)
     part.replace(path)
     plt.close(figure)
     return path
