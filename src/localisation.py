@@ -31,12 +31,12 @@ from src.patch_bank import BankSettings, PatchBank, default_settings, image_scor
 from src.plots import plot_attention, plot_defect_examples, plot_localisation, save_figure
 from src.regions import find_regions
 from src.scoring import upsample_maps
+from src.splits import FULL_TRAINING_SET
 from src.synthetic_defects import add_synthetic_defect
 
 log = logging.getLogger(__name__)
 
 EVALUATION_SIZE = 256  # maps and masks are compared at 256 x 256 px, as most of the field does
-FULL_TRAINING_SET = 245  # train/good of MVTec AD leather
 TRANSFER_BANK_IMAGES = 64
 FURTHER = 3  # misses and false alarms that the figure shows beside those chosen by score
 PAINTED = 40  # pictures with a painted defect, at least, that the thresholds are chosen on

@@ -6,6 +6,7 @@ parts together hold every image once.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ PARTS = ("train", "validation", "test")
 PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split
 FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")
 FOLDS = 5
+FULL_TRAINING_SET = 245  # train/good of MVTec AD leather
 FEWEST = 20  # images that a class needs on a hide to be told apart there
 
 
@@ -171,6 +173,46 @@ def _within_hides(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         part = np.select([place < 0.6, place < 0.8], ["train", "validation"], "test")
         found[f"within-hide/{hide}"] = rows.assign(part=part).sort_index()
     return found
+
+
+def mvtec_split(table: pd.DataFrame, protocol: str, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Normal images and test images of an MVTec AD table for a protocol, each with a fresh index.
+
+    Protocols:
+        ``mvtec-full``: all of train/good, as published.
+        ``<k>-shot``, e.g. ``4-shot``: k images of train/good, drawn by the seed; all of them if there are k.
+        ``normals-16``: the first four of train/good and every second of the first 24 of test/good are normal; test is
+            the rest. For copies of the set with few training images.
+
+    Args:
+        table: Of `src.datasets.index_mvtec`.
+        protocol: One of the above.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: If the protocol is unknown or there are too few normal images.
+    """
+    train = table[(table["part"] == "train") & (table["defect"] == "good")].sort_values("file")
+    test = table[table["part"] == "test"]
+    if protocol == "mvtec-full":
+        if len(train) != FULL_TRAINING_SET:
+            raise ValueError(f"mvtec-full is all {FULL_TRAINING_SET} normal training images; there are {len(train)}")
+        normals = train
+    elif protocol == "normals-16":
+        good = test[test["defect"] == "good"].sort_values("file")
+        normals = pd.concat([train.iloc[:4], good.iloc[0:24:2]])
+        test = test.drop(index=good.index[0:24:2])
+        if len(normals) != 16:
+            raise ValueError(f"normals-16 needs 4 images of train/good and 24 of test/good; it found {len(normals)}")
+    elif (match := re.fullmatch(r"(\d+)-shot", protocol)) and int(match[1]) > 0:
+        shots = int(match[1])
+        if len(train) < shots:
+            raise ValueError(f"{protocol} needs {shots} images of train/good; there are {len(train)}")
+        chosen = np.random.default_rng(seed).permutation(len(train))[:shots]
+        normals = train.iloc[np.sort(chosen)]
+    else:
+        raise ValueError(f"protocol is {protocol!r}; expected mvtec-full, normals-16 or <k>-shot")
+    return normals.reset_index(drop=True), test.reset_index(drop=True)
 
 
 def save_split(table: pd.DataFrame, path: Path) -> Path:

@@ -11,6 +11,7 @@ from src.splits import (
     PROTOCOLS,
     distinct,
     load_split,
+    mvtec_split,
     save_split,
     split_folds,
     split_index,
@@ -195,3 +196,47 @@ def test_saved_splits_come_back(audited, tmp_path):
         load_split(path, audited.iloc[5:])
     with pytest.raises(ValueError, match="another label"):
         load_split(path, audited.assign(label=NORMAL_CLASS))
+
+
+# -- MVTec AD -------------------------------------------------------------------------------------------
+
+
+def mvtec(train=4, good=32):
+    rows = [("train", "good", f"train/good/{i:03d}.png") for i in range(train)]
+    rows += [("test", "good", f"test/good/{i:03d}.png") for i in range(good)]
+    rows += [("test", "cut", f"test/cut/{i:03d}.png") for i in range(3)]
+    table = pd.DataFrame(rows, columns=["part", "defect", "file"])
+    return table.sample(frac=1, random_state=0)
+
+
+def test_normals_16_by_hand():
+    normals, test = mvtec_split(mvtec(train=6), "normals-16")
+    assert list(normals["file"][:4]) == [f"train/good/{i:03d}.png" for i in range(4)]
+    assert list(normals["file"][4:]) == [f"test/good/{i:03d}.png" for i in range(0, 24, 2)]
+    assert len(test) == 32 + 3 - 12 and not set(test["file"]) & set(normals["file"])
+
+
+@pytest.mark.parametrize("shots", [1, 3, 10])
+def test_shots_are_drawn_by_the_seed_from_the_training_images(shots):
+    table = mvtec(train=10)
+    drawn = [mvtec_split(table, f"{shots}-shot", seed=seed)[0]["file"].tolist() for seed in (0, 0, 1, 2)]
+    assert drawn[0] == drawn[1] == sorted(drawn[0]) and len(set(drawn[0])) == shots
+    assert all(file.startswith("train/") for file in drawn[0])
+    assert (len({tuple(files) for files in drawn}) == 1) == (shots == 10)
+    assert len(mvtec_split(table, f"{shots}-shot")[1]) == 35
+
+
+def test_all_training_images_are_the_published_protocol():
+    normals, test = mvtec_split(mvtec(train=245), "mvtec-full")
+    assert len(normals) == 245 and len(test) == 35
+
+
+@pytest.mark.parametrize(("protocol", "message"), [
+    ("mvtec-full", "all 245 .* there are 4"), ("5-shot", "needs 5 .* there are 4"), ("0-shot", "expected mvtec-full"),
+    ("shot", "expected mvtec-full"),
+])  # fmt: skip
+def test_impossible_mvtec_protocols_are_refused(protocol, message):
+    with pytest.raises(ValueError, match=message):
+        mvtec_split(mvtec(), protocol)
+    with pytest.raises(ValueError, match="24 of test/good"):
+        mvtec_split(mvtec(good=20), "normals-16")
