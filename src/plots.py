@@ -182,7 +182,6 @@ def plot_localisation(rows: list[dict], *, threshold: float, title: str, columns
             picture.set_title("image", fontsize=10)
             heat.set_title("anomaly map", fontsize=10)
             outlines.set_title("outlines", fontsize=10)
-            words.set_title("verdict", loc="left", fontsize=10)
     bar = figure.colorbar(shown, ax=axes, location="bottom", pad=0.01, aspect=50, shrink=0.5)
     bar.set_label("distance to the nearest normal patch, 1 = threshold")
     bar.ax.axvline(1, color="white", lw=1.5)
