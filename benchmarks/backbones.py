@@ -36,6 +36,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import paths
+from src.audit import COLOUR_NUMBERS
 from src.config import SAMPLE, Config
 from src.datasets import index_images, index_mvtec, load_image, load_mask
 from src.duplicates import exact_copies
@@ -52,7 +53,6 @@ BLOCKS = (2, 5, 8, 11)
 COMPONENTS = 512  # principal components that the regression sees: minutes instead of an hour
 STRENGTHS = (0.001, 0.01, 0.1)  # inverse regularisation of the logistic regression
 FOLDS, SEED = 5, 42
-COLOURS = ["red", "green", "blue", "red_std", "green_std", "blue_std"]
 
 
 def six_classes(features: np.ndarray, table: pd.DataFrame, classifiers: list) -> dict[str, float]:
@@ -166,7 +166,7 @@ def main() -> None:
     ]  # fmt: skip
     forest = [RandomForestClassifier(300, random_state=SEED, n_jobs=-1)]
     rows = {"colour: six numbers, forest": {
-        **six_classes(described[COLOURS].to_numpy(), table, forest), **colour_maps(mvtec)
+        **six_classes(described[list(COLOUR_NUMBERS)].to_numpy(), table, forest), **colour_maps(mvtec)
     }}  # fmt: skip
     for name, model in models.items():
         features = compute_features(model, table, cache=paths.MODELS / "cache").numpy()

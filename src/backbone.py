@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,15 @@ def create_backbone(name: str, weights: str, pretrained: bool, image_size: int |
     except Exception as error:  # safetensors, pickle and shape errors have no common kind
         raise WeightsError(f"{file} does not fit {name}: {error}") from error
     return model, f"{weights if weights == 'shipped' else 'file'}: {file.name}"
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of all names and values of a network's state, as hexadecimal text."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def best_block(weights: str) -> int | None:

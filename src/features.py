@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from src.backbone import weights_digest
 from src.checkpoints import CheckpointError, load_file, save_atomically
 from src.datasets import LeatherDefectDataset
 from src.model import ViTMultiClassClassifier
@@ -155,8 +156,6 @@ def _file_key(path: str) -> str:
 
 
 def _fingerprint(model: ViTMultiClassClassifier, precision: torch.dtype) -> str:
-    settings = model.settings["backbone"], model.feature_blocks, model.image_size, precision
-    digest = hashlib.sha256(" ".join(map(str, settings)).encode())
-    for tensor in model.backbone.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    weights = weights_digest(model.backbone)
+    settings = model.settings["backbone"], model.feature_blocks, model.image_size, precision, weights
+    return hashlib.sha256(" ".join(map(str, settings)).encode()).hexdigest()

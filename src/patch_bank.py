@@ -6,7 +6,6 @@ cosine distance of its patches to their nearest neighbours in that bank; large p
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from src.backbone import weights_digest
 from src.checkpoints import CheckpointError, load_file, save_atomically
 from src.model import ViTMultiClassClassifier, image_transform
 from src.scoring import greedy_coreset, nearest_cosine_distance, upsample_maps
@@ -194,11 +194,7 @@ def image_score(patches: Tensor, *, share: float = 0.01) -> float:
 
 def backbone_identity(model: ViTMultiClassClassifier) -> str:
     """Name and fingerprint of a backbone's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in model.backbone.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return f"{model.settings['backbone']} {digest.hexdigest()[:16]}"
+    return f"{model.settings['backbone']} {weights_digest(model.backbone)[:16]}"
 
 
 def _turns(picture: Image.Image, every: bool) -> list[Image.Image]:

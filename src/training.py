@@ -206,12 +206,10 @@ class _Session:
     def _start_head(self, rows: pd.DataFrame) -> None:
         """Trains the head on frozen features. Source: Kumar et al., ICLR 2022, linear probing before fine-tuning."""
         config, head = self.config, self.model.classifier
-        targets = torch.tensor([CLASS_NAMES.index(label) for label in rows["label"]])
         optimizer = torch.optim.AdamW(head.parameters(), HEAD_START_RATE, weight_decay=config.weight_decay)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.head_epochs)
         torch.manual_seed(config.seed)
-        dataset = TensorDataset(self._features(rows), targets)
-        loader = DataLoader(dataset, config.batch_size, shuffle=True)
+        loader = DataLoader(self._feature_dataset(rows), config.batch_size, shuffle=True)
         self.model.train()
         for _ in tqdm(range(config.head_epochs), desc="epochs of the head alone", unit="epoch"):
             for features, truth in loader:
@@ -233,7 +231,11 @@ class _Session:
             raise ValueError(f"the table has no image of part {part}; make it by splits.split_index")
         if not self.head_only:
             return LeatherDefectDataset(rows, self.model.transform)
-        return TensorDataset(self._features(rows), torch.tensor([CLASS_NAMES.index(label) for label in rows["label"]]))
+        return self._feature_dataset(rows)
+
+    def _feature_dataset(self, rows: pd.DataFrame) -> TensorDataset:
+        targets = torch.tensor([CLASS_NAMES.index(label) for label in rows["label"]])
+        return TensorDataset(self._features(rows), targets)
 
     def _epoch(self, epoch: int, train: Dataset, validation: Dataset, writer: SummaryWriter) -> dict[str, float]:
         started = time.monotonic()
