@@ -66,6 +66,11 @@ class Predictions:
         return self.targets != CLASS_NAMES.index(NORMAL_CLASS)
 
 
+def class_indices(rows: pd.DataFrame) -> np.ndarray:
+    """The index in ``CLASS_NAMES`` of every row's label, shape (n,)."""
+    return np.array([CLASS_NAMES.index(label) for label in rows["label"]])
+
+
 def fill_normal_bank(
     model: ViTMultiClassClassifier, table: pd.DataFrame, *, cache: Path | None = None, **options: Any
 ) -> int:
@@ -76,18 +81,19 @@ def fill_normal_bank(
 
 
 def predict(
-    model: ViTMultiClassClassifier, table: pd.DataFrame, part: str, *, cache: Path | None = None, **options: Any
-) -> Predictions:
-    """Classes and the three anomaly scores for one part of a split."""
+    model: ViTMultiClassClassifier, table: pd.DataFrame, part: str, *, cache: Path | None = None, scores: bool = True,
+    **options: Any,
+) -> Predictions:  # fmt: skip
+    """Classes and the three anomaly scores for one part of a split; no score where ``scores`` is False."""
     rows = table[table["part"] == part].reset_index(drop=True)
-    features = compute_features(model, rows, cache=cache, **options)
-    found = model.detect_from_features(features.to(model.normal_features.device))
+    features = compute_features(model, rows, cache=cache, **options).to(model.normal_features.device)
+    found = model.detect_from_features(features) if scores else model.classify_features(features)
     return Predictions(
         rows=rows,
-        targets=np.array([CLASS_NAMES.index(label) for label in rows["label"]]),
+        targets=class_indices(rows),
         predicted=found["predicted_classes"].cpu().numpy(),
         probabilities=found["class_probabilities"].cpu().numpy(),
-        scores={name: found[key].double().cpu().numpy() for name, key in METHODS.items()},
+        scores={name: found[key].double().cpu().numpy() for name, key in METHODS.items() if scores},
     )
 
 
@@ -122,7 +128,7 @@ def summarise(
     summary["multiclass_accuracy_interval"] = bootstrap_interval(
         accuracy_score, test.targets, test.predicted, **resample
     )
-    summary["macro_f1_interval"] = bootstrap_interval(_macro_f1, test.targets, test.predicted, **resample)
+    summary["macro_f1_interval"] = bootstrap_interval(macro_f1, test.targets, test.predicted, **resample)
     results = {}
     for name, values in test.scores.items():
         threshold = thresholds[name]
@@ -141,7 +147,8 @@ def summarise(
     return summary
 
 
-def _macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
+def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean F1 of all six classes, in [0, 1]; a class that is neither there nor found counts 0."""
     return f1_score(targets, predicted, average="macro", labels=np.arange(len(CLASS_NAMES)), zero_division=0)
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-THRESHOLD_RULES = ("youden", "f1", "false-alarms-5")
+THRESHOLD_RULES = ("youden", "f1", "false-alarms-1", "false-alarms-5")
 
 
 def multiclass_metrics(targets: np.ndarray, predictions: np.ndarray, class_names: tuple[str, ...]) -> dict:
@@ -55,7 +55,8 @@ def choose_threshold(is_defect: np.ndarray, scores: np.ndarray, *, rule: str = "
         is_defect: True for defective, shape (n,).
         scores: Shape (n,), higher is more anomalous.
         rule: ``youden``: highest recall minus false-alarm rate; ``f1``: highest F1 of the defects;
-            ``false-alarms-5``: the lowest threshold at which at most 5 % of the normal images alarm.
+            ``false-alarms-1``, ``false-alarms-5``: the lowest threshold at which at most 1 % or 5 % of the normal
+            images alarm.
 
     Returns:
         A threshold halfway between two neighbouring scores, or at an end: the lowest score (every image is called
@@ -77,8 +78,8 @@ def choose_threshold(is_defect: np.ndarray, scores: np.ndarray, *, rule: str = "
         quality = found / len(defects) - alarms / len(normals)
     elif rule == "f1":
         quality = 2 * found / (found + alarms + len(defects))
-    elif rule == "false-alarms-5":
-        return float(candidates[np.argmax(alarms / len(normals) <= 0.05)])
+    elif rule in THRESHOLD_RULES:
+        return float(candidates[np.argmax(alarms / len(normals) <= int(rule.rpartition("-")[2]) / 100)])
     else:
         raise ValueError(f"rule is {rule!r}; expected one of {THRESHOLD_RULES}")
     best = np.flatnonzero(quality >= quality.max() - 1e-12)
@@ -95,8 +96,9 @@ def binary_metrics(is_defect: np.ndarray, scores: np.ndarray, *, threshold: floa
 
     Returns:
         ``roc_auc``, ``avg_precision``; at the threshold ``binary_accuracy``, ``precision``, ``recall``, ``f1``,
-        ``false_alarm_rate``; all in [0, 1]. ``oracle_accuracy`` is the accuracy at the best threshold for these very
-        scores: an upper bound, not a result.
+        ``false_alarm_rate``; all in [0, 1]. Upper bounds, not results, since their thresholds are picked on these very
+        scores: ``oracle_accuracy``, the highest accuracy; ``oracle_recall_at_1`` and ``oracle_recall_at_5``, the
+        highest recall with at most 1 % and 5 % false alarms.
 
     Raises:
         ValueError: If the shapes differ, a score is not finite, or one of both kinds is missing.
@@ -115,6 +117,8 @@ def binary_metrics(is_defect: np.ndarray, scores: np.ndarray, *, threshold: floa
         "f1": float(f1),
         "false_alarm_rate": float(np.mean(called[~is_defect])),
         "oracle_accuracy": float(np.max(share * recall + (1 - share) * (1 - false_rate))),
+        "oracle_recall_at_1": float(recall[false_rate <= 0.01].max()),
+        "oracle_recall_at_5": float(recall[false_rate <= 0.05].max()),
     }
 
 

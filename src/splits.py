@@ -143,6 +143,23 @@ def split_folds(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> dict[s
     return found
 
 
+def rotations(split: pd.DataFrame, *, seed: int = 42) -> list[pd.DataFrame]:
+    """A split by hide four times: the test part stays, every fold by hide of the rest is validation once.
+
+    Args:
+        split: One of `split_folds`, of a protocol that keeps hides apart.
+        seed: As given there; the first rotation of ``hide-5fold`` is then the split itself.
+    """
+    rest = split[split["part"] != "test"]
+    folds = StratifiedGroupKFold(FOLDS - 1, shuffle=True, random_state=seed)
+    found = []
+    for _, validation in folds.split(rest, rest["label"], rest["group"]):
+        part = split["part"].where(split["part"] == "test", "train")
+        part[rest.index[validation]] = "validation"
+        found.append(split.assign(part=part))
+    return found
+
+
 def distinct(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that are no copy of another file; all if the table does not know (no ``copy_of``)."""
     return table[table["copy_of"] == table["file"]] if "copy_of" in table else table

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from src.config import CLASS_NAMES, NORMAL_CLASS, PAPER, PRECISIONS, PRESETS, SAMPLE, TRAIN_MODES, Config
-from src.splits import PROTOCOLS
+from src.splits import FOLD_PROTOCOLS, PROTOCOLS
 
 PUBLISHED = {
     "run": "best_modelo_kaggle_dataset", "backbone": "vit_base_patch16_224", "weights": "timm", "batch_size": 16,
@@ -32,7 +32,7 @@ def test_sample_preset_needs_no_network_and_keeps_hides_apart():
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_name_protocols_that_exist_and_survive_json(name):
     config = PRESETS[name]
-    assert config.protocol in PROTOCOLS
+    assert config.protocol in (*PROTOCOLS, *FOLD_PROTOCOLS)
     assert Config(**json.loads(json.dumps(config.to_dict()))) == config
 
 

@@ -73,6 +73,7 @@ def test_multiclass_does_not_depend_on_order_and_keeps_absent_classes():
     (TWENTY_NORMALS, "youden", (0.19 + 0.5) / 2),
     (TWENTY_NORMALS, "f1", (0.19 + 0.5) / 2),
     (TWENTY_NORMALS, "false-alarms-5", 0.185),  # one of 20 is 5 %, and 5 % is allowed
+    (TWENTY_NORMALS, "false-alarms-1", (0.19 + 0.5) / 2),
     (([0, 1, 0, 1, 0, 1], [1, 2, 3, 4, 5, 6]), "youden", 3.5),  # 1.5, 3.5 and 5.5 are equally good: the middle
 ])  # fmt: skip
 def test_threshold_by_hand(data, rule, expected):
@@ -95,15 +96,16 @@ def test_no_other_threshold_is_better(seed):
         assert quality(choose_threshold(is_defect, scores, rule=rule)) == pytest.approx(max(map(quality, every)))
 
 
+@pytest.mark.parametrize("percent", [1, 5])
 @pytest.mark.parametrize("normals", [1, 19, 20, 21, 39, 40, 60, 100, 140])
-def test_false_alarms_5_keeps_its_promise_and_no_lower_threshold_does(normals):
+def test_a_false_alarm_rule_keeps_its_promise_and_no_lower_threshold_does(normals, percent):
     for seed in range(10):
         scores = np.round(np.random.default_rng(seed).random(normals + 7), 2)
         is_defect = np.arange(len(scores)) >= normals
-        threshold = choose_threshold(is_defect, scores, rule="false-alarms-5")
+        threshold = choose_threshold(is_defect, scores, rule=f"false-alarms-{percent}")
         alarms = (scores[~is_defect] >= threshold).sum()
         below = scores[scores < threshold].max()
-        assert alarms * 20 <= normals < 20 * (scores[~is_defect] >= below).sum()
+        assert alarms * 100 <= percent * normals < 100 * (scores[~is_defect] >= below).sum()
 
 
 @pytest.mark.parametrize("rule", THRESHOLD_RULES)
@@ -113,7 +115,7 @@ def test_threshold_of_degenerate_scores(rule):
     assert choose_threshold([False, True], [one, other], rule=rule) == other  # no number lies between them
     assert np.isfinite(choose_threshold([False, True], [1.2e308, 1.6e308], rule=rule))
     same = choose_threshold([False, True, True], [0.3, 0.3, 0.3], rule=rule)
-    assert same == (np.nextafter(0.3, 1) if rule == "false-alarms-5" else 0.3)
+    assert same == (np.nextafter(0.3, 1) if rule.startswith("false-alarms") else 0.3)
 
 
 @pytest.mark.parametrize("rule", THRESHOLD_RULES)
@@ -156,6 +158,7 @@ def test_binary_metrics_by_hand():
     assert found == pytest.approx({
         "roc_auc": 5 / 6, "avg_precision": (1 + 2 / 3) / 2, "binary_accuracy": 3 / 5, "oracle_accuracy": 4 / 5,
         "precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "false_alarm_rate": 1 / 3,
+        "oracle_recall_at_1": 1 / 2, "oracle_recall_at_5": 1 / 2,
     })  # fmt: skip
 
 
@@ -175,6 +178,10 @@ def test_binary_metrics_against_references(seed):
         assert found[name] == pytest.approx(reference(is_defect, called, zero_division=0))
     best = max(np.mean((scores >= t) == is_defect) for t in [*scores, np.inf])
     assert found["oracle_accuracy"] == pytest.approx(best) and found["binary_accuracy"] <= best + 1e-12
+    for percent in (1, 5):
+        allowed = [t for t in [*scores, np.inf] if np.mean(scores[~is_defect] >= t) <= percent / 100]
+        reached = max(np.mean(scores[is_defect] >= t) for t in allowed)
+        assert found[f"oracle_recall_at_{percent}"] == pytest.approx(reached)
     mapped = binary_metrics(is_defect, scores**3 - 5, threshold=7.0**3 - 5)
     assert mapped == pytest.approx(found, abs=1e-12)
 

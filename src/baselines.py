@@ -1,0 +1,242 @@
+"""One table: ways of judging a leather image, simple to strong, on the usual protocol and on the honest ones.
+
+``python -m src.baselines`` fills it. Answers on every split are kept in ``models/cache/answers``, so an interrupted run
+goes on and rows can be added one by one. Writes ``baselines.json``, ``baselines.md``, figures and the splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sklearn
+import timm
+import torch
+from sklearn.base import ClassifierMixin
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from tqdm import tqdm
+
+from src import paths
+from src.audit import COLOUR_NUMBERS, audit
+from src.backbone import WeightsError
+from src.baseline_report import HONEST_PROTOCOL, USUAL, write_baselines
+from src.checkpoints import load_file, save_atomically
+from src.config import PAPER, PRESETS, Config
+from src.datasets import index_images
+from src.eda import describe_images
+from src.evaluation import Predictions, class_indices
+from src.features import compute_features
+from src.model import create_model
+from src.protocols import Answers, protocol_report
+from src.recipes import NetworkRecipe, NumbersRecipe
+from src.splits import FOLD_PROTOCOLS, rotations, split_folds, split_index
+from src.texture import texture_table
+
+ALL_PROTOCOLS = (USUAL, "random-60-20-20", *FOLD_PROTOCOLS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    about: str  # for readers
+    create: Callable[
+        [], NumbersRecipe | NetworkRecipe
+    ]  # called when the recipe is first needed: its features take minutes
+    slow: bool = False  # hours on a processor: only when asked for by name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m src.baselines", description=__doc__)
+    parser.add_argument("--data", type=Path, default=paths.DATA / paths.KAGGLE_FOLDER, help="the six class folders")
+    parser.add_argument("--preset", choices=PRESETS, default="honest", help="whose backbone the ViT rows use")
+    parser.add_argument("--weights", help="a backbone's weights file instead of the preset's source")
+    parser.add_argument("--rows", nargs="+", help="names of rows; default: all but the slow ones")
+    parser.add_argument("--protocols", nargs="+", choices=ALL_PROTOCOLS, default=ALL_PROTOCOLS)
+    parser.add_argument("--reports", type=Path, default=paths.REPORTS / "baselines", help="folder that is written")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    config = PRESETS[arguments.preset]
+    if arguments.weights:
+        config = config.but(weights=arguments.weights)
+    try:
+        table = audit(describe_images(index_images(arguments.data))).table
+        rows = table_rows(table, config)
+        unknown = set(arguments.rows or ()) - {row.name for row in rows}
+        if unknown:
+            parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(row.name for row in rows)}")
+        chosen = [row for row in rows if (row.name in arguments.rows if arguments.rows else not row.slow)]
+        report = fill_table(table, chosen, arguments.protocols, config)
+    except (FileNotFoundError, WeightsError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+    for path in write_baselines(report, arguments.reports):
+        print(paths.relative(path))
+
+
+def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.MODELS) -> list[Row]:
+    """All rows, from the simplest to the strongest.
+
+    Args:
+        table: Images with the six colour numbers, see `src.eda.describe_images`.
+        config: Its backbone, weights and feature blocks are those of the ViT rows.
+        models: Folder of the cache.
+    """
+    colours = table.set_index("file")[list(COLOUR_NUMBERS)]
+    vit, blocks, seed = config.backbone, ", ".join(map(str, config.feature_blocks)), config.seed
+
+    def texture() -> pd.DataFrame:
+        return texture_table(table, cache=models / "cache")
+
+    def frozen(settings: Config) -> pd.DataFrame:
+        features = compute_features(create_model(settings), table, cache=models / "cache").numpy()
+        return pd.DataFrame(features, index=table["file"].to_list()).add_prefix("feature_")
+
+    forest = RandomForestClassifier(300, random_state=seed, n_jobs=-1)
+    machines = tuple(make_pipeline(StandardScaler(), SVC(C=c, probability=True, random_state=seed)) for c in (1, 3, 10))
+    lines = tuple(map(_linear, (0.001, 0.01, 0.1)))
+    return [
+        Row("colour", "mean and deviation of red, green and blue; random forest",
+            lambda: NumbersRecipe(colours, (forest,))),
+        Row("texture", "grey patterns, co-occurrence and spectrum; SVM", lambda: NumbersRecipe(texture(), machines)),
+        Row("frozen", f"{vit}, frozen, its own output; logistic regression",
+            lambda: NumbersRecipe(frozen(config.but(feature_blocks=None)), lines)),
+        Row("frozen-blocks", f"{vit}, frozen, blocks {blocks}; logistic regression",
+            lambda: NumbersRecipe(frozen(config), lines)),
+        Row("honest", f"texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
+            lambda: honest_recipe(texture(), frozen(config), seed=seed)),
+        Row("fine-tuned", f"{vit}, all weights, published rates, {config.epochs} epochs",
+            lambda: NetworkRecipe(config.but(run="fine-tuned", train_mode="all", learning_rate=PAPER.learning_rate,
+                                             head_learning_rate=None, feature_blocks=None)), slow=True),
+    ]  # fmt: skip
+
+
+def honest_recipe(texture: pd.DataFrame, features: pd.DataFrame, *, seed: int) -> NumbersRecipe:
+    """What carried furthest over to hides that training has not seen; ``references/experiments.md`` says what did not.
+
+    Args:
+        texture: Of `src.texture.texture_table`.
+        features: Of a frozen backbone, same index.
+        seed: Of the trees.
+    """
+
+    def on(columns: pd.Index, classifier: ClassifierMixin) -> Pipeline:
+        return make_pipeline(ColumnTransformer([("scaled", StandardScaler(), list(columns))]), classifier)
+
+    lines = on(texture.columns, LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
+    trees = on(texture.columns, ExtraTreesClassifier(
+        200, min_samples_leaf=3, max_features=0.1, class_weight="balanced", random_state=seed, n_jobs=-1
+    ))  # fmt: skip
+    tokens = on(features.columns, _linear(0.001))
+    members = [("lines", lines), ("trees", trees), ("tokens", tokens)]
+    mixtures = (VotingClassifier(members[:2], voting="soft"), VotingClassifier(members, voting="soft"))
+    return NumbersRecipe(texture.join(features), (lines, *mixtures))
+
+
+def _linear(strength: float) -> Pipeline:
+    """Logistic regression of that inverse regularisation."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500, class_weight="balanced"))
+
+
+def fill_table(
+    table: pd.DataFrame, rows: list[Row], protocols: tuple[str, ...], config: Config, *, models: Path = paths.MODELS
+) -> dict[str, Any]:
+    """Every row on every protocol; answers that are there already, of the same code and images, are taken.
+
+    Args:
+        table: `src.audit.Audit.table`.
+        rows: Of `table_rows`.
+        protocols: Names, see `src.splits`.
+        config: Its seed decides the splits.
+        models: Folder of the cache.
+
+    Returns:
+        The content of ``baselines.json``: ``rows``, by name ``about`` and ``protocols`` (see
+        `src.protocols.protocol_report`); ``run``.
+    """
+    splits = {protocol: _splits(table, protocol, config.seed) for protocol in protocols}
+    jobs = [(row, protocol) for row in rows for protocol in protocols]
+    report: dict[str, Any] = {"rows": {}, "run": _describe_run(config)}
+    for row, protocol in (bar := tqdm(jobs, desc="table", unit="entry")):
+        bar.set_postfix_str(f"{row.name}, {protocol}")
+        recipe: list[NumbersRecipe | NetworkRecipe] = []  # made once, and only if an answer is missing
+        answers = {}
+        for name, members in tqdm(splits[protocol].items(), desc=row.name, unit="split", leave=False):
+            file = models / "cache" / "answers" / f"{row.name}-{_identity(row, members, config)}.pt"
+            if not file.is_file():
+                recipe = recipe or [row.create()]
+                _save_answers(recipe[0].answer(members), file)
+            answers[name] = _load_answers(file, table)
+        entry = report["rows"].setdefault(row.name, {"about": row.about, "protocols": {}})
+        entry["protocols"][protocol] = protocol_report(answers, protocol, seed=config.seed)
+    return report
+
+
+def _splits(table: pd.DataFrame, protocol: str, seed: int) -> dict[str, list[pd.DataFrame]]:
+    """The splits of a protocol by name, each with the members that a recipe is fitted for."""
+    if protocol not in FOLD_PROTOCOLS:
+        return {protocol: [split_index(table, protocol, seed=seed)]}
+    folds = split_folds(table, protocol, seed=seed)
+    return {name: rotations(fold, seed=seed) if protocol == HONEST_PROTOCOL else [fold] for name, fold in folds.items()}
+
+
+def _identity(row: Row, members: list[pd.DataFrame], config: Config) -> str:
+    """Changes with the images, the split, the settings and the recipes' code."""
+    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("recipes.py", "texture.py")]
+    images = ["|".join(split["file"] + " " + split["label"] + " " + split["part"]) for split in members]
+    text = repr((row.name, row.about, sorted(config.to_dict().items()), images, code))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _save_answers(answers: Answers, file: Path) -> None:
+    parts = {
+        name: {
+            "files": part.rows["file"].to_list(),
+            "probabilities": torch.from_numpy(part.probabilities),
+            "scores": {method: torch.from_numpy(values) for method, values in part.scores.items()},
+        }
+        for name, part in (("validation", answers.validation), ("test", answers.test))
+    }
+    save_atomically(parts, file)
+
+
+def _load_answers(file: Path, table: pd.DataFrame) -> Answers:
+    by_file, content = table.set_index("file", drop=False), load_file(file)
+
+    def part(name: str) -> Predictions:
+        found = content[name]
+        rows = by_file.loc[found["files"]].reset_index(drop=True)
+        probabilities = found["probabilities"].numpy()
+        scores = {method: values.numpy() for method, values in found["scores"].items()}
+        return Predictions(rows, class_indices(rows), probabilities.argmax(1), probabilities, scores)
+
+    return Answers(part("validation"), part("test"))
+
+
+def _describe_run(config: Config) -> dict[str, Any]:
+    return {
+        "backbone": config.backbone, "weights": Path(config.weights).name, "seed": config.seed,
+        "cores": os.cpu_count(),
+        "versions": {
+            "python": platform.python_version(), "torch": str(torch.__version__), "timm": timm.__version__,
+            "scikit-learn": sklearn.__version__, "numpy": np.__version__,
+        },
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

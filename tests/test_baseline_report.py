@@ -1,0 +1,60 @@
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.baseline_report import HONEST_PROTOCOL, USUAL, markdown_table, write_baselines
+from src.config import CLASS_NAMES
+from src.evaluation import METHODS
+from src.protocols import Answers, protocol_report
+from src.recipes import predictions_of
+
+
+def answers(seed, strength, *, prefix):
+    generator = np.random.default_rng(seed)
+    rows = pd.DataFrame({"label": np.resize(CLASS_NAMES, 48), "group": [f"{prefix}{i % 6}" for i in range(48)]})
+    rows["file"] = [f"{prefix}{i}" for i in range(48)]
+    logits = generator.normal(size=(48, 6)) + strength * np.eye(6)[np.resize(range(6), 48)]
+    similarity = generator.random(48) + strength / 3 * (rows["label"] != "non_defective").to_numpy()
+    return predictions_of(rows, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), similarity)
+
+
+@pytest.fixture
+def report():
+    rows = {}
+    for number, name in enumerate(("colour", "honest")):
+        protocols = {}
+        for protocol, strength in ((USUAL, 4.0), (HONEST_PROTOCOL, 1.0 + number)):
+            found = {protocol: Answers(answers(1, strength, prefix="v"), answers(2, strength, prefix="t"))}
+            protocols[protocol] = protocol_report(found, protocol)
+        rows[name] = {"about": f"the {name} row", "protocols": protocols}
+    return {"rows": rows, "run": {"seed": 42}}
+
+
+def test_files_are_written_and_say_the_same(report, tmp_path):
+    written = write_baselines(report, tmp_path)
+    assert [path.name for path in written] == ["baselines.json", "baselines.md", "usual_and_honest.png",
+                                               "reliability.png"]  # fmt: skip
+    assert all(path.stat().st_size > 200 for path in written)
+    assert json.loads(written[0].read_text())["rows"].keys() == report["rows"].keys()
+    assert not plt.get_fignums()
+
+
+def test_the_table_holds_the_figures_with_their_intervals(report):
+    text = markdown_table(report)
+    entry = report["rows"]["honest"]["protocols"][HONEST_PROTOCOL]
+    low, high = entry["macro_f1_interval"]
+    assert f"{entry['macro_f1']:.3f} [{low:.2f}, {high:.2f}]" in text
+    hybrid = entry["anomaly_detection_results"][next(iter(METHODS))]
+    assert f"{hybrid['roc_auc']:.3f}" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
+    assert "- honest: the honest row" in text
+
+
+def test_a_table_without_both_numbers_has_no_figures(report, tmp_path):
+    for row in report["rows"].values():
+        del row["protocols"][USUAL]
+    assert [path.name for path in write_baselines(report, tmp_path)] == ["baselines.json", "baselines.md"]

@@ -1,0 +1,82 @@
+"""The table of baselines: rows are filled once, answers are kept, reports say what was found."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from src import baselines
+from src.baseline_report import HONEST_PROTOCOL, USUAL
+from src.baselines import ALL_PROTOCOLS, Row, fill_table, honest_recipe, table_rows
+from src.config import CLASS_NAMES, HONEST, NORMAL_CLASS, Config
+from src.recipes import NumbersRecipe
+
+
+@pytest.fixture(scope="module")
+def images():
+    """12 hides that each show three classes with 22 images, as the audit leaves a table."""
+    rows = []
+    for hide in range(12):
+        for label in (CLASS_NAMES[hide % 6], CLASS_NAMES[(hide + 2) % 6], NORMAL_CLASS):
+            rows += [(f"{label}/{hide}_{i}.png", label, f"hide_{hide:02d}") for i in range(22)]
+    table = pd.DataFrame(rows, columns=["file", "label", "group"]).drop_duplicates("file", ignore_index=True)
+    return table.assign(path=table["file"], copy_of=table["file"])
+
+
+@pytest.fixture(scope="module")
+def numbers(images):
+    targets = np.array([CLASS_NAMES.index(label) for label in images["label"]])
+    values = np.eye(6)[targets] + np.random.default_rng(0).normal(0, 0.5, (len(images), 6))
+    return pd.DataFrame(values, index=images["file"].to_list()).add_prefix("n")
+
+
+def test_every_protocol_has_an_entry_and_answers_are_kept(images, numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines, "protocol_report", lambda answers, protocol, seed: sorted(answers))
+    made = []
+
+    def create():
+        made.append(1)
+        return NumbersRecipe(numbers, (LogisticRegression(),))
+
+    row = Row("linear", "logistic regression", create)
+    report = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), models=tmp_path)
+    assert len(made) == len(ALL_PROTOCOLS)
+    entries = report["rows"]["linear"]["protocols"]
+    assert set(entries) == set(ALL_PROTOCOLS)
+    assert len(entries[HONEST_PROTOCOL]) == 5 and len(entries["leave-one-defect-out"]) == 25
+    assert len(entries["within-hide"]) == 12
+    again = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), models=tmp_path)
+    assert len(made) == len(ALL_PROTOCOLS) and again == report
+    fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), models=tmp_path)
+    assert len(made) == len(ALL_PROTOCOLS) + 1  # other images, other answers
+
+
+def test_kept_answers_give_the_same_report(images, numbers, tmp_path):
+    row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),)))
+    first, second = (
+        fill_table(images, [row], (USUAL, HONEST_PROTOCOL), Config(run="table"), models=tmp_path) for _ in range(2)
+    )
+    assert json.dumps(first) == json.dumps(second)
+    entry = first["rows"]["linear"]["protocols"][HONEST_PROTOCOL]
+    assert entry["n"] == len(images) and entry["hides"] == 12
+    assert 0.5 < entry["macro_f1"] < 1
+
+
+def test_rows_are_named_and_only_training_by_hours_waits_to_be_asked_for(images):
+    colours = pd.DataFrame(0.0, index=images.index, columns=list(baselines.COLOUR_NUMBERS))
+    rows = table_rows(images.join(colours), HONEST)
+    assert [row.name for row in rows] == ["colour", "texture", "frozen", "frozen-blocks", "honest", "fine-tuned"]
+    assert [row.name for row in rows if row.slow] == ["fine-tuned"]
+    assert rows[0].create().answer  # the others read pictures
+
+
+def test_the_honest_recipe_takes_what_helps(images, numbers):
+    noise = pd.DataFrame(np.random.default_rng(1).normal(size=(len(images), 4)), index=numbers.index).add_prefix("t")
+    recipe = honest_recipe(numbers, noise, seed=0)
+    split = images.assign(part=np.resize(["train", "train", "validation", "test"], len(images)))
+    found = recipe.answer([split])
+    assert np.mean(found.test.predicted == found.test.targets) > 0.6
+    swapped = honest_recipe(noise, numbers, seed=0).answer([split])  # the third mixture alone sees these numbers
+    assert np.mean(swapped.test.predicted == swapped.test.targets) > 0.25  # a sixth is chance
