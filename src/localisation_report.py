@@ -30,7 +30,8 @@ def write_mvtec_reports(found: Localisation, metrics: dict[str, Any], folder: Pa
     shown = [_figure_row(found, index, reason) for index, reason in _chosen_rows(found)]
     title = (
         f"{about}; protocol {found.protocol}\nby rule: the images of highest, median and lowest score of every defect "
-        "type, the normal image of the highest score, then misses and false alarms"
+        "type, the normal image of the highest score, then misses and false alarms\n"
+        "verdict: by the image score, in units of its threshold; outlines: by the map, in units of the pixel threshold"
     )
     first_two = found.test.groupby("defect").head(2).sort_values("defect").index
     examples = [_figure_row(found, int(index), "") for index in first_two]
@@ -74,8 +75,8 @@ def _figure_row(found: Localisation, index: int, reason: str) -> dict[str, Any]:
     verdict = [
         f"truth: {'defect, ' + format(found.masks[index].mean(), '.2%') if truth else 'normal'}",
         f"verdict: {'defect' if called else 'normal'}",
-        f"score: {found.image_scores[index] / thresholds.image:.2f} x threshold",
-        f"regions: {len(regions)}",
+        f"image score: {found.image_scores[index] / thresholds.image:.2f}",
+        f"regions: {len(regions)}" if regions else "no pixel above 1",
         *([f"largest: {max(region.share for region in regions):.2%}"] if regions else []),
     ]
     image = load_image(row["path"]).resize((EVALUATION_SIZE, EVALUATION_SIZE))

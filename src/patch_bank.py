@@ -101,10 +101,13 @@ class PatchBank:
         coreset is greedy): memory is bounded, however many and large the pictures are.
         """
         pictures = turns_of(picture) if self.settings.turns else [picture]
-        pieces = (tokens for turned in pictures for _, tokens in self.tiles(turned))
-        most = math.ceil(self.settings.limit * share * (4 if self.settings.coreset == "greedy" else 1))
-        rows = torch.cat([tokens.permute(0, 2, 3, 1).flatten(0, 2) for tokens in pieces])
-        return _some(rows, most, seed)
+        share *= 4 if self.settings.coreset == "greedy" else 1
+        most = math.ceil(self.settings.limit * share / len(pictures))
+        rows = []
+        for turned in pictures:
+            pieces = [tokens.permute(0, 2, 3, 1).flatten(0, 2) for _, tokens in self.tiles(turned)]
+            rows.append(_some(torch.cat(pieces), most, seed))
+        return torch.cat(rows)
 
     def patch_map(self, picture: Image.Image) -> Tensor:
         """Distance of each patch, shape (rows, columns) of the whole picture's patch grid, in [0, 2].
