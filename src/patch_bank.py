@@ -123,7 +123,10 @@ class PatchBank:
         for places, tokens in tiles:
             n, d, h, w = tokens.shape
             flat = tokens.permute(0, 2, 3, 1).reshape(-1, d)
-            maps = nearest_cosine_distance(flat, self.rows, neighbours=self.settings.neighbours).view(n, h, w)
+            distances = nearest_cosine_distance(
+                flat, self.rows, neighbours=self.settings.neighbours, normalise=False
+            )
+            maps = distances.view(n, h, w)
             weight = torch.minimum(_ramp(h)[:, None], _ramp(w)[None, :])
             for (top, left), found in zip(places, maps, strict=True):
                 total[top : top + h, left : left + w] += weight * found

@@ -9,7 +9,6 @@ from src.model import ViTMultiClassClassifier
 from src.shot_study import SUMMED_UP, main, markdown, run_study
 
 
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("study")
