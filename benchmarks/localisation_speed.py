@@ -123,7 +123,7 @@ def main() -> None:
 
     normals, test = mvtec_split(index_mvtec(options.data), PROTOCOL)
     normals = list(normals["path"])
-    model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=224).eval()
+    model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=448).eval()
     settings, _ = choose_settings(model, normals, device=torch.device("cpu"))
     side, seen = settings.side, list(test["path"][:: len(test) // SEEN][:SEEN])
     methods = {"ours": ours(model, normals, settings)}

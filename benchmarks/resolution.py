@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=224).eval()
+    model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=448).eval()
     if options.score:
         print(json.dumps(score_large(model, options.score)))
         return

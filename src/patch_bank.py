@@ -51,8 +51,11 @@ class BankSettings:
 
 
 def default_settings(model: ViTMultiClassClassifier, picture: Image.Image) -> BankSettings:
-    """Settings for pictures like this one: small ones are enlarged to twice the model's input, large ones tiled."""
-    tile = 2 * model.image_size
+    """Settings for pictures like this one: small ones are enlarged to the tile, large ones cut into tiles.
+
+    The tile is the model's input, or twice that if it is under 400 px: patches should be small beside defects.
+    """
+    tile = model.image_size * (2 if model.image_size < 400 else 1)
     return BankSettings(blocks=(model.patch_block,), side=max(tile, min(picture.size)), tile=tile)
 
 

@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=paths.DATA / paths.MVTEC_FOLDER, help="folder that holds leather/")
     parser.add_argument("--weights", default="shipped", help='"shipped", "timm" or a weights file')
     parser.add_argument("--backbone", default=SHIPPED_ARCHITECTURE, help="timm's name of the Vision Transformer")
-    parser.add_argument("--image-size", type=int, default=224, help="the model's input, px; pictures are seen at twice")
+    parser.add_argument("--image-size", type=int, default=448, help="side of the model's input, px")
     parser.add_argument("--shots", type=int, nargs="+", default=SHOTS, help="numbers of normal images")
     parser.add_argument("--seeds", type=int, default=3, help="draws of each number")
     parser.add_argument("--output", type=Path, default=paths.REPORTS / "shot_study", help="folder of the results")
