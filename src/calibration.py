@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from src.synthetic_defects import add_synthetic_defect
 EVALUATION_SIZE = 256  # maps and masks are compared at 256 x 256 px, as most of the field does
 PAINTED = 40  # pictures with a painted defect, at least
 HELD_OUT = 16  # normal pictures, at most, that are judged by the others
-GAINS = (0.8, 0.9, 1.0, 1.1, 1.25)  # light on tomorrow's pictures that must not raise an alarm, as factors
+LIGHT = (1.0, 0.8, 1.25)  # brightness and contrast of tomorrow's pictures, as factors, that must not raise an alarm
 FALSE_ALARMS = 0.05  # share of normal pictures that may alarm
 BLOCKS_AT_ONCE = (1, 2)
 CHOICE_LIMIT = 4096  # patches of a bank while settings are compared: a minute instead of ten
@@ -42,7 +43,7 @@ class Thresholds:
     pixel_source: str
     image_source: str
     painted_f1: float  # of the pixels of the painted pictures, at the threshold that was chosen on them: too good
-    held_out_scores: tuple[tuple[float, ...], ...]  # image scores of normal pictures, a row each, a column a gain
+    held_out_scores: tuple[tuple[float, ...], ...]  # image scores of normal pictures, a row each, by light
 
 
 class Normals:
@@ -153,8 +154,8 @@ def choose_thresholds(model: ViTMultiClassClassifier, normals: Normals, settings
     Pixels: the value of highest F1 on painted defects. Images: the score that the next normal picture exceeds with a
     chance of 5 %, if log scores are normally distributed: mean + t * deviation * sqrt(1 + 1/k), with Student's t of
     k - 1 degrees of freedom for k pictures judged, so that few pictures give a cautious threshold. Each is judged under
-    several brightnesses (and turned, if the bank holds turned pictures), by a bank of one picture less than in use,
-    which makes scores slightly higher: another caution.
+    each pair of factors of `LIGHT` (and turned, if the bank holds turned pictures), by a bank of one picture less than
+    in use, which makes scores slightly higher: another caution.
 
     Source:
         Prediction interval for one further observation of a normal distribution, any textbook of statistics.
@@ -165,7 +166,7 @@ def choose_thresholds(model: ViTMultiClassClassifier, normals: Normals, settings
     scores = []
     for number, others in _held_out(normals, bank, normals.rows(bank)):
         turned = turns_of(normals.pictures[number]) if settings.turns else [normals.pictures[number]]
-        variants = [ImageEnhance.Brightness(turned[i % len(turned)]).enhance(gain) for i, gain in enumerate(GAINS)]
+        variants = [_relit(turned[i % len(turned)], *light) for i, light in enumerate(product(LIGHT, LIGHT))]
         scores.append(tuple(image_score(others.patch_map(variant)) for variant in variants))
     pieces = "quarters of the one normal image" if normals.quartered else f"{len(scores)} normal images"
     return Thresholds(
@@ -173,7 +174,7 @@ def choose_thresholds(model: ViTMultiClassClassifier, normals: Normals, settings
         image=prediction_bound(np.array(scores)),
         pixel_source=f"highest F1 on {len(masks)} defects painted on {pieces}, each judged by the others",
         image_source=f"{FALSE_ALARMS:.0%} false alarms expected from {pieces}, each judged by the others at "
-        f"{len(GAINS)} brightnesses of {min(GAINS)} to {max(GAINS)}",
+        f"brightnesses and contrasts of {min(LIGHT)} to {max(LIGHT)}",
         painted_f1=threshold_metrics(maps, masks, threshold=pixel)["pixel_f1_at_threshold"],
         held_out_scores=tuple(scores),
     )
@@ -243,6 +244,10 @@ def _held_out(normals: Normals, bank: PatchBank, rows: list[Tensor]) -> Iterable
 def _without_blocks(settings: BankSettings) -> BankSettings:
     """Equal for settings whose tokens come from the same passes through the network."""
     return replace(settings, blocks=(0,), neighbours=1, smoothing=0.0)
+
+
+def _relit(picture: Image.Image, brightness: float, contrast: float) -> Image.Image:
+    return ImageEnhance.Contrast(ImageEnhance.Brightness(picture).enhance(brightness)).enhance(contrast)
 
 
 def _quarters(picture: Image.Image) -> list[Image.Image]:

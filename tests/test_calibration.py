@@ -90,12 +90,12 @@ def test_the_pixel_threshold_is_of_highest_f1_on_painted_defects(model, normals)
 def test_the_image_threshold_comes_from_each_picture_judged_by_the_others(model, normals):
     found = choose_thresholds(model, Normals.load(normals, "a test"), settings(model))
     scores = np.array(found.held_out_scores)
-    assert scores.shape == (4, len(calibration.GAINS)) and found.image == prediction_bound(scores)
+    assert scores.shape == (4, len(calibration.LIGHT) ** 2) and found.image == prediction_bound(scores)
     pictures = [load_image(path) for path in normals]
     for number, picture in enumerate(pictures):
         others = PatchBank.build(model, pictures[:number] + pictures[number + 1 :], settings(model))
         wanted = image_score(others.patch_map(picture))
-        assert scores[number, calibration.GAINS.index(1.0)] == pytest.approx(wanted, abs=1e-6)
+        assert scores[number, 0] == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_bound_is_the_textbooks_and_takes_conditions_as_spread():
