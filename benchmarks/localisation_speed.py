@@ -190,10 +190,10 @@ def markdown(result: dict[str, Any]) -> str:
     for name, row in result["rows"].items():
         cells = (f"{row[key]:.{digits}f}" if key in row else "" for key, digits in columns.items())
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    faster = result.get("times_faster_than_anomalib")
+    faster, blocks = result.get("times_faster_than_anomalib"), ", ".join(map(str, about["blocks"]))
     lines += [
         "",
-        f"{about['name']}, {about['backbone']} ({about['weights']}), {about['side']} px, blocks {about['blocks']}, "
+        f"{about['name']}, {about['backbone']} ({about['weights']}), {about['side']} px, blocks {blocks} (from 0), "
         f"{about['threads']} threads, medians of {about['rounds']} rounds of {about['pictures_a_round']} pictures.",
         "anomalib was not installed." if faster is None else f"Bank and scoring: {faster:.2f} times as fast.",
     ]
