@@ -42,7 +42,7 @@ from src.patch_bank import PatchBank
 from src.synthetic_defects import add_synthetic_defect
 
 SMALL = 0.003  # share of the picture
-PAINTED_SCALE, PAINTED_EACH = 0.25, 20
+PAINTED_SCALE, PAINTED_EACH = 0.25, 8
 FALSE_POSITIVES = 0.001
 LARGE = (4608, 3288)
 
