@@ -37,16 +37,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import paths
 from src.audit import COLOUR_NUMBERS
+from src.bank_calibration import choose_settings
 from src.config import SAMPLE, Config
 from src.datasets import index_images, index_mvtec, load_image, load_mask
 from src.duplicates import exact_copies
 from src.eda import describe_images
 from src.features import compute_features
 from src.hides import group_hides
-from src.localisation import choose_settings, localise, protocol_name
-from src.metrics import pixel_metrics
+from src.localisation import localise, protocol_name
 from src.model import ViTMultiClassClassifier, create_model
 from src.patch_bank import BankSettings
+from src.pixel_metrics import pixel_metrics
 from src.splits import split_index
 
 BLOCKS = (2, 5, 8, 11)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import ndimage
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -163,97 +162,6 @@ def bootstrap_interval(
     if len(values) < repeats / 2:
         return None
     return [float(v) for v in np.percentile(values, [2.5, 97.5])]
-
-
-def pixel_metrics(maps: np.ndarray, masks: np.ndarray, *, false_positive_limit: float = 0.3) -> dict[str, float]:
-    """Localisation over all pixels of all test images, normal images included.
-
-    Args:
-        maps: Anomaly maps, shape (n, h, w), higher is more anomalous.
-        masks: Ground truth, bool, shape (n, h, w), with at least one defective and one normal pixel.
-        false_positive_limit: Where the per-region overlap is cut off, in (0, 1].
-
-    Returns:
-        ``pixel_auroc``, ``pixel_ap``, ``pixel_f1_max`` (oracle: its threshold is picked on these masks) and
-        ``aupro_30`` (area under the per-region overlap up to 30 % false positive rate, divided by 0.3; another limit
-        is named likewise), in [0, 1].
-
-    Raises:
-        ValueError: If the shapes differ, a score is not finite, there is only one kind of pixel, or the limit is
-            outside (0, 1].
-
-    Source:
-        Per-region overlap: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021. Regions are 8-connected.
-    """
-    if not 0 < false_positive_limit <= 1:
-        raise ValueError(f"false_positive_limit is {false_positive_limit}; expected above 0, at most 1")
-    maps, masks = _checked_maps(maps, masks)
-    order, ends, hits = _passed(maps, masks)
-    false = ends + 1 - hits
-    recall, precision, false_rate = hits / hits[-1], hits / (ends + 1), false / false[-1]
-    overlap = np.cumsum(_region_weights(masks).ravel()[order])[ends]
-    f1 = 2 * hits / (ends + 1 + hits[-1])
-    aupro = _area(false_rate, overlap, false_positive_limit) / false_positive_limit
-    return {
-        "pixel_auroc": _area(false_rate, recall, 1.0),
-        "pixel_ap": float(np.sum(np.diff(recall, prepend=0) * precision)),
-        "pixel_f1_max": float(f1.max()),
-        f"aupro_{100 * false_positive_limit:g}": aupro,
-    }
-
-
-def best_pixel_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
-    """The value from which on a pixel counts as defective, of highest F1. To be called with validation data only.
-
-    Args:
-        maps: Anomaly maps, shape (n, h, w), higher is more anomalous.
-        masks: Masks of the validation pictures (for instance of painted defects), bool, shape (n, h, w).
-
-    Raises:
-        ValueError: If the shapes differ, a score is not finite, or there is only one kind of pixel.
-    """
-    maps, masks = _checked_maps(maps, masks)
-    order, ends, hits = _passed(maps, masks)
-    best = int(np.argmax(hits / (ends + 1 + hits[-1])))
-    return float(maps.ravel()[order[ends[best]]])
-
-
-def _passed(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels from the highest score down; the last position of each value; defective pixels up to there."""
-    order = np.argsort(maps.ravel(), kind="stable")[::-1]  # no minus sign: it would wrap unsigned maps around
-    ends = np.append(np.flatnonzero(np.diff(maps.ravel()[order])), maps.size - 1)  # equal scores pass together
-    return order, ends, np.cumsum(masks.ravel()[order])[ends]
-
-
-def _region_weights(masks: np.ndarray) -> np.ndarray:
-    """1 / (regions * size of the pixel's region) inside regions, 0 outside: summed up, the mean overlap."""
-    weights = np.zeros(masks.shape)
-    regions = 0
-    for mask, weight in zip(masks, weights, strict=True):
-        labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        sizes = np.bincount(labels.ravel())
-        weight[mask] = 1 / sizes[labels[mask]]
-        regions += count
-    return weights / regions
-
-
-def _area(x: np.ndarray, y: np.ndarray, limit: float) -> float:
-    """Trapezoidal area under a curve that starts at (0, 0), up to x = limit."""
-    x, y = np.append(0, x), np.append(0, y)
-    inside = int(np.searchsorted(x, limit, side="right"))
-    edge = np.interp(limit, x, y)
-    return float(np.trapezoid(np.append(y[:inside], edge), np.append(x[:inside], limit)))
-
-
-def _checked_maps(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    maps, masks = np.asarray(maps), np.asarray(masks, dtype=bool)
-    if maps.shape != masks.shape or maps.ndim != 3:
-        raise ValueError(f"maps of shape {maps.shape} and masks of shape {masks.shape}: expected the same (n, h, w)")
-    if not np.isfinite(maps).all():
-        raise ValueError("the anomaly maps hold values that are not finite")
-    if masks.all() or not masks.any():
-        raise ValueError("the masks hold only one kind of pixel; both defective and normal ones are needed")
-    return maps, masks
 
 
 def _checked(is_defect: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ cosine distance of its patches to their nearest neighbours in that bank; large p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,8 +51,11 @@ class BankSettings:
 
 
 def default_settings(model: ViTMultiClassClassifier, picture: Image.Image) -> BankSettings:
-    """Settings for pictures like this one: small ones are enlarged to twice the model's input, large ones tiled."""
-    tile = 2 * model.image_size
+    """Settings for pictures like this one: small ones are enlarged to the tile, large ones cut into tiles.
+
+    The tile is the model's input, or twice that if it is under 400 px: patches should be small beside defects.
+    """
+    tile = model.image_size * (2 if model.image_size < 400 else 1)
     return BankSettings(blocks=(model.patch_block,), side=max(tile, min(picture.size)), tile=tile)
 
 
@@ -84,34 +87,49 @@ class PatchBank:
         if not pictures:
             raise ValueError("a bank needs one normal picture at least")
         bank = cls(model, settings, torch.empty(0))
-        return bank.with_rows(torch.cat([bank.tokens(picture) for picture in pictures]), seed=seed)
+        rows = [bank.tokens(picture, share=1 / len(pictures), seed=seed) for picture in pictures]
+        return bank.with_rows(torch.cat(rows), seed=seed)
 
     def with_rows(self, rows: Tensor, *, seed: int = 0) -> PatchBank:
         """A bank of other rows, reduced to the settings' limit."""
         limit = self.settings.limit
         if len(rows) > limit and self.settings.coreset == "greedy":
             rows = rows[greedy_coreset(rows, limit, seed=seed)]
-        elif len(rows) > limit:
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-            rows = rows[order[:limit].sort().values]
-        return PatchBank(self.model, self.settings, rows)
+        return PatchBank(self.model, self.settings, _some(rows, limit, seed))
 
-    def tokens(self, picture: Image.Image) -> Tensor:
-        """Unit patch tokens of a normal picture, shape (patches, d), in all its turns if the settings say so."""
-        pieces = (tokens for turned in _turns(picture, self.settings.turns) for _, tokens in self._tiles(turned))
-        return torch.cat([tokens.permute(0, 2, 3, 1).flatten(0, 2) for tokens in pieces])
+    def tokens(self, picture: Image.Image, *, share: float = 1.0, seed: int = 0) -> Tensor:
+        """Unit patch tokens of a normal picture, shape (patches, d), in all its turns if the settings say so.
+
+        A random choice of them if there are more than the picture's share of the limit (four times that if the
+        coreset is greedy): memory is bounded, however many and large the pictures are.
+        """
+        pictures = turns_of(picture) if self.settings.turns else [picture]
+        share *= 4 if self.settings.coreset == "greedy" else 1
+        most = math.ceil(self.settings.limit * share / len(pictures))
+        rows = []
+        for turned in pictures:
+            pieces = [tokens.permute(0, 2, 3, 1).flatten(0, 2) for _, tokens in self.tiles(turned)]
+            rows.append(_some(torch.cat(pieces), most, seed))
+        return torch.cat(rows)
 
     def patch_map(self, picture: Image.Image) -> Tensor:
         """Distance of each patch, shape (rows, columns) of the whole picture's patch grid, in [0, 2].
 
         Overlapping tiles are blended with weights that fall off linearly towards their edges: no seams.
         """
-        columns, rows = (side // self.patch for side in self._input_size(picture))
+        return self.map_of(self.tiles(picture), picture.size)
+
+    def map_of(self, tiles: Iterable[tuple[list[tuple[int, int]], Tensor]], size: tuple[int, int]) -> Tensor:
+        """As `patch_map`, from the `tiles` of a picture of a size of (width, height)."""
+        columns, rows = (side // self.patch for side in self._input_size(size))
         total, weights = torch.zeros(rows, columns), torch.zeros(rows, columns)
-        for places, tokens in self._tiles(picture):
+        for places, tokens in tiles:
             n, d, h, w = tokens.shape
             flat = tokens.permute(0, 2, 3, 1).reshape(-1, d)
-            maps = nearest_cosine_distance(flat, self.rows, neighbours=self.settings.neighbours).view(n, h, w)
+            distances = nearest_cosine_distance(
+                flat, self.rows, neighbours=self.settings.neighbours, normalise=False
+            )
+            maps = distances.view(n, h, w)
             weight = torch.minimum(_ramp(h)[:, None], _ramp(w)[None, :])
             for (top, left), found in zip(places, maps, strict=True):
                 total[top : top + h, left : left + w] += weight * found
@@ -151,15 +169,15 @@ class PatchBank:
             raise CheckpointError(f"{path} was made with the backbone {content['backbone']}, not with {wanted}")
         return cls(model, BankSettings(**content["settings"]), content["rows"]), content["extra"]
 
-    def _input_size(self, picture: Image.Image) -> tuple[int, int]:
-        """Width and height of the network's input for the whole picture, multiples of the patch."""
-        zoom = self.settings.side / min(picture.size)
-        width, height = (max(1, round(side * zoom / self.patch)) * self.patch for side in picture.size)
+    def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the network's input for a whole picture of a size, multiples of the patch."""
+        zoom = self.settings.side / min(size)
+        width, height = (max(1, round(side * zoom / self.patch)) * self.patch for side in size)
         return width, height
 
-    def _tiles(self, picture: Image.Image) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+    def tiles(self, picture: Image.Image) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
         """Places (row, column) on the patch grid, and tokens (n, d, h, w) of unit length, a few tiles at a time."""
-        width, height = self._input_size(picture)
+        width, height = self._input_size(picture.size)
         tile = self.settings.tile
         # A picture that is little larger than a tile is seen whole: borders between tiles cost more.
         whole = max(width, height) <= 1.5 * tile
@@ -197,13 +215,26 @@ def backbone_identity(model: ViTMultiClassClassifier) -> str:
     return f"{model.settings['backbone']} {weights_digest(model.backbone)[:16]}"
 
 
-def _turns(picture: Image.Image, every: bool) -> list[Image.Image]:
-    if not every:
-        return [picture]
+def turns_of(picture: Image.Image) -> list[Image.Image]:
+    """A picture in its four quarter turns and their mirror images, itself first."""
     kinds = Image.Transpose
     both = [picture, picture.transpose(kinds.FLIP_LEFT_RIGHT)]
     return [p if turn is None else p.transpose(turn) for p in both
             for turn in (None, kinds.ROTATE_90, kinds.ROTATE_180, kinds.ROTATE_270)]  # fmt: skip
+
+
+def select_blocks(tokens: Tensor, blocks: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
+    """Unit tokens of some of the blocks that they were made of: features are dimension 1 of any shape (n, d, ...)."""
+    parts = dict(zip(blocks, tokens.chunk(len(blocks), dim=1), strict=True))
+    return torch.cat([parts[block] for block in wanted], dim=1) * math.sqrt(len(blocks) / len(wanted))
+
+
+def _some(rows: Tensor, most: int, seed: int) -> Tensor:
+    """Rows drawn at random, in their order, if there are more than wanted."""
+    if len(rows) <= most:
+        return rows
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return rows[order[:most].sort().values]
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:

@@ -183,7 +183,7 @@ def plot_localisation(rows: list[dict], *, threshold: float, title: str, columns
             heat.set_title("anomaly map", fontsize=10)
             outlines.set_title("outlines", fontsize=10)
     bar = figure.colorbar(shown, ax=axes, location="bottom", pad=0.01, aspect=50, shrink=0.5)
-    bar.set_label("distance to the nearest normal patch, 1 = threshold")
+    bar.set_label("distance to the nearest normal patch, 1 = threshold of a pixel")
     bar.ax.axvline(1, color="white", lw=1.5)
     frames = [
         Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTED, label="predicted"),
@@ -209,16 +209,24 @@ def plot_defect_examples(rows: list[dict], *, title: str) -> Figure:
     return figure
 
 
-def plot_attention(image: np.ndarray, maps: dict[str, np.ndarray], *, title: str) -> Figure:
-    """A picture (h, w, 3) beside attention maps (h, w), each on its own scale from 0 to its highest value."""
-    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3.6 * (1 + len(maps)), 3.8), layout="constrained")
+def plot_attention(
+    image: np.ndarray, maps: dict[str, np.ndarray], *, title: str, anomaly_map: np.ndarray | None = None
+) -> Figure:
+    """A picture (h, w, 3) beside attention maps (h, w), each on its own scale from 0 to its highest value.
+
+    An anomaly map (h, w), in units of its threshold, stands between them if it is given.
+    """
+    panels = [(name, values, "share of attention, per patch") for name, values in maps.items()]
+    if anomaly_map is not None:
+        panels.insert(0, ("anomaly map", anomaly_map, "distance to normal, 1 = threshold"))
+    figure, axes = plt.subplots(1, 1 + len(panels), figsize=(3.6 * (1 + len(panels)), 3.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
     axes[0].imshow(image)
     axes[0].set_title("image", fontsize=10)
-    for place, (name, values) in zip(axes[1:], maps.items(), strict=True):
+    for place, (name, values, label) in zip(axes[1:], panels, strict=True):
         shown = place.imshow(values, cmap="inferno", vmin=0)
         place.set_title(name, fontsize=10)
-        figure.colorbar(shown, ax=place, shrink=0.8, label="share of attention, per patch")
+        figure.colorbar(shown, ax=place, shrink=0.8, label=label)
     for place in axes:
         place.set(xticks=[], yticks=[])
     plt.close(figure)  # the caller shows it once

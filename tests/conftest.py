@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from src import bank_calibration, localisation_metrics
 from src.config import CLASS_NAMES, Config
-from src.datasets import index_images
+from src.datasets import index_images, index_mvtec
 from src.model import create_model
 from src.splits import split_index
 
@@ -57,6 +58,48 @@ def config():
 def model(config):
     """Random weights that follow from the seed."""
     return create_model(config, pretrained=False)
+
+
+MVTEC_COUNTS = {"train/good": 4, "test/good": 3, "test/cut": 3, "test/glue": 2}
+
+
+@pytest.fixture(scope="session")
+def mvtec(tmp_path_factory):
+    """Grey 96 px leather in MVTec's layout; a defect is a bright square at a known place."""
+    root, generator = tmp_path_factory.mktemp("mvtec"), np.random.default_rng(3)
+    for folder, count in MVTEC_COUNTS.items():
+        part, defect = folder.split("/")
+        for number in range(count):
+            pixels = generator.normal(110, 12, (96, 96, 3))
+            mask = np.zeros((96, 96), np.uint8)
+            if defect != "good":
+                top, left = generator.integers(8, 60, 2)
+                mask[top : top + 24, left : left + 24] = 255
+                pixels[mask > 0] += 90
+                truth = root / "leather" / "ground_truth" / defect / f"{number:03d}_mask.png"
+                truth.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(truth)
+            path = root / "leather" / part / defect / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return index_mvtec(root)
+
+
+@pytest.fixture
+def normals(mvtec):
+    return list(mvtec.loc[mvtec["part"] == "train", "path"])
+
+
+@pytest.fixture
+def test_rows(mvtec):
+    return mvtec[mvtec["part"] == "test"].reset_index(drop=True)
+
+
+@pytest.fixture
+def small_and_quick(monkeypatch):
+    """Few painted defects and few draws: the same steps in less time."""
+    monkeypatch.setattr(bank_calibration, "PAINTED", 8)
+    monkeypatch.setattr(localisation_metrics, "REPEATS", 20)
 
 
 class Touch:

@@ -18,7 +18,6 @@ from sklearn.metrics import (
 
 from src.metrics import (
     THRESHOLD_RULES,
-    best_pixel_threshold,
     binary_metrics,
     bootstrap_interval,
     choose_threshold,
@@ -130,7 +129,6 @@ def test_threshold_follows_a_monotone_map_and_not_the_order(rule):
 
 def test_a_threshold_cannot_see_test_data():
     assert list(inspect.signature(choose_threshold).parameters) == ["is_defect", "scores", "rule"]
-    assert list(inspect.signature(best_pixel_threshold).parameters) == ["maps", "masks"]
 
 
 def test_unknown_rule_is_named():

@@ -1,11 +1,15 @@
 """The bank of normal patches: exact distances, tiles without seams, any picture size, saved with its backbone."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from src import paths
 from src.checkpoints import CheckpointError
 from src.leather_rendering import render_leather
 from src.model import create_model
@@ -17,6 +21,7 @@ from src.patch_bank import (
     backbone_identity,
     default_settings,
     image_score,
+    select_blocks,
 )
 
 
@@ -136,6 +141,42 @@ def test_a_large_picture_never_reaches_the_network_whole(model, monkeypatch):
     seen.clear()
     large = PatchBank(model, settings(side=600), bank.rows).patch_map(leather(2, 900, 600))
     assert large.shape == (38, 56) and max(max(shape) for shape in seen) == 96 and max(s[0] for s in seen) == 4
+
+
+LARGE_PICTURE = """
+import resource, sys
+import numpy as np
+from PIL import Image
+from src.model import ViTMultiClassClassifier
+from src.patch_bank import BankSettings, PatchBank
+
+model = ViTMultiClassClassifier(pretrained=False, backbone="vit_tiny_patch16_224")
+picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (3288, 4608, 3), dtype=np.uint8))
+settings = BankSettings(blocks=(3,), side=3288, tile=448)
+values, score = PatchBank.build(model, [picture], settings).score(picture.transpose(Image.Transpose.ROTATE_180))
+assert values.shape == (3288, 4608) and score > 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+@pytest.mark.slow
+def test_a_photograph_of_15_megapixels_fits_into_3_gb():
+    answer = subprocess.run([sys.executable, "-c", LARGE_PICTURE], cwd=paths.ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout.splitlines()[-1]) < 3e9
+
+
+def test_each_picture_and_turn_has_its_share_of_the_limit(model, normals):
+    bank = PatchBank(model, settings(turns=True, limit=48), torch.empty(0))
+    rows = [bank.tokens(picture, share=1 / 3) for picture in normals]
+    assert [len(part) for part in rows] == [16, 16, 16]  # two of each of eight turns
+    whole = PatchBank.build(model, normals, settings(turns=True, limit=48))
+    assert torch.equal(whole.rows, torch.cat(rows))
+
+
+def test_blocks_can_be_selected_afterwards(model, normals):
+    together, alone = (PatchBank.build(model, normals, settings(blocks=blocks)).rows for blocks in ((1, 2, 3), (1, 3)))
+    torch.testing.assert_close(select_blocks(together, (1, 2, 3), (1, 3)), alone)
 
 
 # -- the bank -------------------------------------------------------------------------------------------

@@ -219,3 +219,10 @@ def test_attention_maps_start_at_zero_and_have_their_own_scale():
     assert [axes.get_title() for axes in (picture, *panels)] == ["image", *maps]
     assert [axes.images[0].get_clim() for axes in panels] == [(0, pytest.approx(0.4)), (0, pytest.approx(0.9))]
     assert np.array_equal(picture.images[0].get_array(), PICTURE) and not plt.fignum_exists(figure.number)
+
+
+def test_an_anomaly_map_stands_before_the_attention():
+    heat = np.linspace(0, 3, 64).reshape(8, 8)
+    figure = plot_attention(PICTURE, {"rollout": np.ones((8, 8))}, title="t", anomaly_map=heat)
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "anomaly map", "rollout"]
+    assert figure.axes[1].images[0].get_clim() == (0, 3)

@@ -90,7 +90,8 @@ def test_members_without_scores_leave_none(split):
 
 
 def test_a_network_is_trained_for_every_member_and_leaves_no_state(config, table, tmp_path):
-    settings = config.but(weights="shipped", backbone="vit_tiny_patch16_224", image_size=32, epochs=1, train_mode="head")
+    vit = {"weights": "shipped", "backbone": "vit_tiny_patch16_224", "image_size": 32}
+    settings = config.but(**vit, epochs=1, train_mode="head")
     recipe = NetworkRecipe(settings, models=tmp_path / "models", logs=tmp_path / "logs")
     found = recipe.answer([table])
     assert len(found.test.rows) == 12 and len(found.validation.rows) == 12

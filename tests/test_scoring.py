@@ -3,6 +3,7 @@
 import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_distances
+from torchvision.transforms.functional import gaussian_blur
 
 from src.scoring import (
     confidence_anomaly_scores,
@@ -138,3 +139,17 @@ def test_smoothing_spreads_a_peak_by_its_sigma():
     assert smooth.sum().item() == pytest.approx(1, abs=1e-4)
     assert (smooth.sum(0) * offsets**2).sum().sqrt().item() == pytest.approx(2, rel=0.02)
     assert torch.equal(upsample_maps(peak, (41, 41)), peak)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0, 5.0])
+def test_smoothing_is_that_of_torchvision(sigma):
+    maps = torch.rand(2, 40, 60, generator=torch.Generator().manual_seed(0))
+    wanted = gaussian_blur(maps[:, None], 2 * round(3 * sigma) + 1, sigma)[:, 0]
+    torch.testing.assert_close(upsample_maps(maps, (40, 60), sigma=sigma), wanted)
+
+
+def test_unit_rows_need_no_normalising():
+    queries, bank = (torch.nn.functional.normalize(torch.randn(n, 8), dim=1) for n in (5, 7))
+    wanted = nearest_cosine_distance(queries, bank)
+    torch.testing.assert_close(nearest_cosine_distance(queries, bank, normalise=False), wanted)
+    assert nearest_cosine_distance(bank[:2], bank, normalise=False).max() == 0

@@ -1,4 +1,7 @@
-"""Pixel metrics of src.metrics: by hand, against scikit-learn and a slow literal AUPRO, then properties and ends."""
+"""Pixel metrics: by hand, against scikit-learn and a slow literal AUPRO, then properties and ends."""
+
+import inspect
+import time
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import label
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from src.metrics import best_pixel_threshold, pixel_metrics
+from src.pixel_metrics import best_pixel_threshold, pixel_intervals, pixel_metrics, threshold_metrics
 
 # From the highest pixel down: a defect, a normal pixel, another defect, a normal pixel. Two regions of one pixel.
 FOUR = np.array([[[0.9, 0.6, 0.4, 0.1]]]), np.array([[[1, 0, 1, 0]]], bool)
@@ -137,7 +140,47 @@ def test_best_pixel_threshold_by_hand_and_as_the_highest_f1():
     assert best_pixel_threshold(np.array([[[0, 255, 7]]], np.uint8), [[[0, 1, 0]]]) == 255
 
 
-@pytest.mark.parametrize("function", [pixel_metrics, best_pixel_threshold])
+def test_a_pixel_threshold_cannot_see_test_data():
+    assert list(inspect.signature(best_pixel_threshold).parameters) == ["maps", "masks"]
+
+
+def test_at_a_threshold_by_hand():
+    maps, masks = FOUR
+    # 0.9, 0.6 and 0.4 are marked: two of them are defective, and both defective pixels are among them.
+    found = threshold_metrics(maps, masks, threshold=0.4)
+    assert found == pytest.approx({"pixel_f1_at_threshold": 2 * 2 / (3 + 2), "iou_at_threshold": 2 / 3})
+    nothing = threshold_metrics(maps, masks, threshold=2)
+    assert nothing == {"pixel_f1_at_threshold": 0, "iou_at_threshold": 0}
+
+
+def test_intervals_are_those_of_redrawn_images_to_a_thousandth():
+    maps, masks = blobs(4, n=12, side=40)
+    found = pixel_intervals(maps, masks, threshold=0.5, repeats=60, seed=3)
+    generator, literal = np.random.default_rng(3), []
+    for _ in range(60):
+        rows = generator.integers(0, 12, 12)
+        figures = pixel_metrics(maps[rows], masks[rows]) | threshold_metrics(maps[rows], masks[rows], threshold=0.5)
+        literal.append(list(figures.values()))
+    assert list(found) == list(figures)
+    wanted = np.percentile(literal, [2.5, 97.5], axis=0).T
+    np.testing.assert_allclose(list(found.values()), wanted, atol=1e-3)
+    assert all(low < high for low, high in found.values())
+    assert pixel_intervals(maps, masks, threshold=0.5, repeats=60, seed=3) == found
+
+
+def test_a_whole_test_set_takes_seconds():
+    generator = np.random.default_rng(0)
+    masks = np.zeros((124, 256, 256), bool)
+    masks[:92, 100:130, 50:80] = True
+    maps = generator.random(masks.shape, dtype=np.float32) + masks
+    started = time.process_time()
+    pixel_metrics(maps, masks)
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("function", [
+    pixel_metrics, best_pixel_threshold, lambda *a: pixel_intervals(*a, threshold=0.5),
+])  # fmt: skip
 @pytest.mark.parametrize(("maps", "masks", "message"), [
     (np.zeros((1, 2, 3)), np.zeros((1, 3, 2)), r"\(1, 2, 3\).*\(1, 3, 2\)"),
     (np.zeros((2, 3)), np.zeros((2, 3)), r"expected the same \(n, h, w\)"),

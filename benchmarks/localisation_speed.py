@@ -1,0 +1,204 @@
+"""How fast is localisation: beside its backbone's bare forward pass, and beside anomalib's AnomalyDINO.
+
+``python benchmarks/localisation_speed.py --weights FILE`` on the ``4-shot`` protocol of MVTec AD leather, all at one
+input size, float32, one picture at a time, measured in turns in one process; medians of the rounds.
+
+- *bare*: the whole backbone on tensors that are in memory already (the faster of one and four pictures at a time).
+- *end to end*: reading and decoding the file, patch tokens, bank, anomaly map at the picture's own size, image score.
+- *anomalib*: its AnomalyDINO with the same weights file, its own transform to the same input size, else its defaults;
+  the network is called without Lightning around it. AUPRO is that of its own maps, from the last block, as it has
+  no other choice of block. Without the package (``pip install anomalib``) this part is left out, and said to be.
+
+Settings are chosen on painted defects beforehand. Writes ``localisation_speed.json`` and ``.md`` into ``--output``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src import paths
+from src.bank_calibration import choose_settings
+from src.datasets import index_mvtec, load_image, load_mask
+from src.model import ViTMultiClassClassifier
+from src.patch_bank import PatchBank
+from src.pixel_metrics import pixel_metrics
+from src.splits import mvtec_split
+
+PROTOCOL = "4-shot"
+SEEN = 12  # pictures a round
+
+
+def ours(model: ViTMultiClassClassifier, normals: list[str], settings) -> tuple[Callable, Callable]:
+    """Builds the bank; scores a picture: its map at the picture's size, and its image score."""
+    banks = []
+
+    def build() -> None:
+        banks[:] = [PatchBank.build(model, [load_image(path) for path in normals], settings)]
+
+    return build, lambda path: banks[0].score(load_image(path))[0]
+
+
+def anomalib_dino(backbone: str, weights: str, normals: list[str], side: int) -> tuple[Callable, Callable] | None:
+    """The same two steps by anomalib; None if it is not installed."""
+    try:
+        from anomalib.models import AnomalyDINO
+    except ImportError:
+        return None
+    create = timm.create_model
+
+    def with_file(name: str, **options: Any):
+        options["pretrained_cfg_overlay"] = {"file": weights, "num_classes": 0}
+        return create(name, **options)
+
+    timm.create_model = with_file
+    try:
+        model = AnomalyDINO(encoder_name=backbone).model
+    finally:
+        timm.create_model = create
+    prepare = AnomalyDINO.configure_pre_processor((side, side)).transform
+
+    def tensor(path: str) -> torch.Tensor:
+        return prepare(pil_to_tensor(load_image(path))[None].float() / 255)
+
+    def build() -> None:
+        model.train()
+        model.memory_bank = torch.empty(0)
+        with torch.inference_mode():
+            for path in normals:
+                model(tensor(path))
+            model.fit()
+        model.eval()
+
+    @torch.inference_mode()
+    def score(path: str) -> np.ndarray:
+        return model(tensor(path)).anomaly_map[0, 0].numpy()
+
+    return build, score
+
+
+def aupro(score: Callable[[str], np.ndarray], test) -> float:
+    maps = [torch.from_numpy(np.array(score(path)))[None, None] for path in test["path"]]
+    small = torch.cat([F.interpolate(values, (256, 256), mode="bilinear", antialias=True) for values in maps])
+    masks = [load_mask(row.mask, size=load_image(row.path).size) for row in test.itertuples()]
+    return pixel_metrics(small[:, 0].numpy(), np.stack(masks))["aupro_30"]
+
+
+def seconds(step: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def bare(model: ViTMultiClassClassifier, side: int, batch: int) -> None:
+    images = torch.zeros(batch, 3, side, side)
+    for _ in range(SEEN // batch):
+        model.backbone(images)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=paths.DATA / paths.MVTEC_FOLDER, help="folder that holds leather/")
+    parser.add_argument("--weights", required=True, help="a weights file, or shipped")
+    parser.add_argument("--backbone", default="vit_small_patch14_dinov2", help="timm's name")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+
+    normals, test = mvtec_split(index_mvtec(options.data), PROTOCOL)
+    normals = list(normals["path"])
+    model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=448).eval()
+    settings, _ = choose_settings(model, normals, device=torch.device("cpu"))
+    side, seen = settings.side, list(test["path"][:: len(test) // SEEN][:SEEN])
+    methods = {"ours": ours(model, normals, settings)}
+    quality = {}
+    methods["ours"][0]()
+    quality["ours"] = aupro(methods["ours"][1], test)  # before anomalib, which changes timm's position embeddings
+    theirs = anomalib_dino(options.backbone, options.weights, normals, side)
+    if theirs is None:
+        print("anomalib is not installed; only the bare backbone is compared")
+    else:
+        methods["anomalib"] = theirs
+        theirs[0]()
+        quality["anomalib"] = aupro(theirs[1], test)
+    steps = {f"bare, {n} at a time": lambda n=n: bare(model, side, n) for n in (1, 4)}
+    for name, (build, score) in methods.items():
+        steps[f"{name}, build"] = build
+        steps[f"{name}, score"] = lambda score=score: [score(path) for path in seen]
+    times = {name: [] for name in steps}
+    for _ in range(options.rounds + 1):  # the first round warms up
+        for name, step in steps.items():
+            times[name].append(seconds(step))
+    median = {name: statistics.median(values[1:]) for name, values in times.items()}
+    result = summary(median, quality, methods, len(normals))
+    result["protocol"] = {
+        "name": PROTOCOL, "test_images": len(test), "side": side, "blocks": settings.blocks, "turns": settings.turns,
+        "limit": settings.limit, "backbone": options.backbone, "weights": model.weights_description,
+        "rounds": options.rounds, "pictures_a_round": SEEN, "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "python": platform.python_version(), "seconds": times,
+    }  # fmt: skip
+    options.output.mkdir(parents=True, exist_ok=True)
+    file = options.output / "localisation_speed.json"
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    text = markdown(result)
+    file.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def summary(median: dict[str, float], quality: dict[str, float], methods: dict, normals: int) -> dict[str, Any]:
+    """Images a second, and the two ratios that matter."""
+    forward = SEEN / min(value for name, value in median.items() if name.startswith("bare"))
+    rows = {"bare backbone": {"images_per_second": forward}}
+    for name in methods:
+        build, score = median[f"{name}, build"], median[f"{name}, score"]
+        rows[name] = {
+            "images_per_second": SEEN / score, "share_of_bare": SEEN / score / forward, "build_seconds": build,
+            "build_and_score_124_seconds": build + 124 * score / SEEN, "aupro_30": quality[name],
+        }  # fmt: skip
+    found: dict[str, Any] = {"rows": rows, "normals": normals}
+    if "anomalib" in rows:
+        found["times_faster_than_anomalib"] = (
+            rows["anomalib"]["build_and_score_124_seconds"] / rows["ours"]["build_and_score_124_seconds"]
+        )
+    return found
+
+
+def markdown(result: dict[str, Any]) -> str:
+    about = result["protocol"]
+    lines = [
+        "| method | images/s | share of the bare pass | bank of 4, s | bank and 124 images, s | AUPRO |",
+        "|---|---|---|---|---|---|",
+    ]
+    columns = {"images_per_second": 2, "share_of_bare": 2, "build_seconds": 2, "build_and_score_124_seconds": 1,
+               "aupro_30": 3}  # fmt: skip
+    for name, row in result["rows"].items():
+        cells = (f"{row[key]:.{digits}f}" if key in row else "" for key, digits in columns.items())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    faster, blocks = result.get("times_faster_than_anomalib"), ", ".join(map(str, about["blocks"]))
+    lines += [
+        "",
+        f"{about['name']}, {about['backbone']} ({about['weights']}), {about['side']} px, blocks {blocks} (from 0), "
+        f"{about['threads']} threads, medians of {about['rounds']} rounds of {about['pictures_a_round']} pictures.",
+        "anomalib was not installed." if faster is None else f"Bank and scoring: {faster:.2f} times as fast.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

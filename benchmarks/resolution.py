@@ -1,0 +1,203 @@
+"""Do large pictures keep their small defects? The same pictures at 1024 px and at 256 px; and a 4608x3288 picture.
+
+``python benchmarks/resolution.py --data FOLDER --weights FILE`` needs MVTec AD's layout with 1024 px pictures; a part
+of the set will do. The 256 px pictures are made from them. Blocks are chosen at 256 px, the pixel threshold at both
+sizes, on defects painted on the normal training pictures. A defect is a connected
+region of the mask; it is found if its highest pixel reaches the threshold. As thresholds differ, the rate at equal
+false positives is given too: the threshold there is what 0.1 % of the pixels of test/good exceed (an oracle, the same
+for both).
+
+- *real*: the test pictures; regions under 0.3 % of the picture are small.
+- *painted*: defects of 0.01 to 0.3 % painted on test/good at 1024 px, which the choice of settings has not seen.
+- *memory*: a 4608x3288 picture, tiled from a normal one, scored in a process of its own; its highest memory.
+
+Writes ``resolution.json`` and ``resolution.md`` into ``--output``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from skimage.measure import label
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src import bank_calibration
+from src.bank_calibration import Normals, choose_settings, choose_thresholds
+from src.datasets import index_mvtec, load_image, load_mask
+from src.model import ViTMultiClassClassifier
+from src.patch_bank import PatchBank, default_settings
+from src.synthetic_defects import add_synthetic_defect
+
+SMALL = 0.003  # share of the picture
+PAINTED_SCALE, PAINTED_EACH = 0.25, 6
+FALSE_POSITIVES = 0.001
+LARGE = (4608, 3288)
+bank_calibration.LIGHT = (1.0,)  # other light decides image thresholds, of which none is used here
+
+
+class Seen:
+    """A bank of the normal pictures at one size, with its threshold."""
+
+    def __init__(
+        self, model: ViTMultiClassClassifier, normals: list[str], size: int, folder: Path, blocks: tuple[int, ...] = ()
+    ) -> None:
+        self.size = size
+        files = [self._save(path, folder / f"{size}_{number}.png") for number, path in enumerate(normals)]
+        if blocks:
+            settings = replace(default_settings(model, load_image(files[0])), blocks=blocks)
+        else:
+            settings, _ = choose_settings(model, files)
+        pictures = Normals.load(files, "the benchmark")
+        self.threshold = choose_thresholds(model, pictures, settings).pixel
+        self.bank = pictures.whole_bank(model, settings)
+
+    def _save(self, path: str, file: Path) -> str:
+        self.shrink(load_image(path)).save(file)
+        return str(file)
+
+    def shrink(self, picture: Image.Image) -> Image.Image:
+        return picture.resize((self.size, self.size), Image.Resampling.BOX)
+
+    def map(self, picture: Image.Image) -> np.ndarray:
+        """Anomaly map at the picture's own size, seen at the size of this bank."""
+        return self.bank.full_size(self.bank.patch_map(self.shrink(picture)), picture.size)
+
+
+def peaks(values: np.ndarray, mask: np.ndarray) -> list[tuple[float, float]]:
+    """Share of the picture, and highest value, of every region of a mask."""
+    labels = label(mask, connectivity=2)
+    return [(float((labels == i).mean()), float(values[labels == i].max())) for i in range(1, labels.max() + 1)]
+
+
+def compare(sizes: list[Seen], test: pd.DataFrame) -> dict[str, Any]:
+    good = [load_image(path) for path in test.loc[test["defect"] == "good", "path"]]
+    defects = [(load_image(row.path), row.mask) for row in test[test["defect"] != "good"].itertuples()]
+    real = [(picture, load_mask(mask, size=picture.size)) for picture, mask in defects]
+    generator, painted = np.random.default_rng(0), []
+    for picture in good:
+        for _ in range(PAINTED_EACH):
+            pixels, mask = add_synthetic_defect(np.asarray(picture), generator, scale=PAINTED_SCALE)
+            painted.append((Image.fromarray(pixels), mask.astype(bool)))
+    found = {}
+    for seen in sizes:
+        clean = np.stack([seen.map(picture) for picture in good])
+        equal = float(np.quantile(clean, 1 - FALSE_POSITIVES))
+        entry = {
+            "blocks": seen.bank.settings.blocks, "side": seen.bank.settings.side, "threshold": seen.threshold,
+            "false_positive_pixels": float((clean >= seen.threshold).mean()),
+        }  # fmt: skip
+        for name, pictures in (("real", real), ("painted", painted)):
+            bar = tqdm(pictures, desc=f"{name} at {seen.size} px")
+            regions = np.array([peak for picture, mask in bar for peak in peaks(seen.map(picture), mask)])
+            regions = regions[regions[:, 0] < SMALL]
+            entry[name] = {
+                "small_regions": len(regions),
+                "found_at_threshold": float((regions[:, 1] >= seen.threshold).mean()),
+                "found_at_equal_false_positives": float((regions[:, 1] >= equal).mean()),
+            }
+        found[f"{seen.size} px"] = entry
+    return found
+
+
+def memory(options: argparse.Namespace, bank: PatchBank, picture: Image.Image, folder: Path) -> dict[str, float]:
+    """Scores a large picture in a process of its own."""
+    mirrored = np.concatenate([np.asarray(picture), np.asarray(picture)[::-1]])
+    mirrored = np.concatenate([mirrored, mirrored[:, ::-1]], axis=1)
+    times = [-(-wanted // had) for wanted, had in zip(LARGE[::-1], mirrored.shape, strict=False)]
+    pixels = np.tile(mirrored, (*times, 1))[: LARGE[1], : LARGE[0]]
+    Image.fromarray(pixels).save(folder / "large.png")
+    bank.save(folder / "bank.pt")
+    command = [sys.executable, __file__, "--weights", options.weights, "--backbone", options.backbone, "--score",
+               str(folder)]  # fmt: skip
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def score_large(model: ViTMultiClassClassifier, folder: Path) -> dict[str, float]:
+    bank, _ = PatchBank.load(folder / "bank.pt", model)
+    bank = PatchBank(model, type(bank.settings)(**{**bank.settings.__dict__, "side": min(LARGE)}), bank.rows)
+    started = time.perf_counter()
+    values, _ = bank.score(load_image(folder / "large.png"))
+    assert values.shape == LARGE[::-1]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "seconds": time.perf_counter() - started,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder that holds leather/ with 1024 px pictures")
+    parser.add_argument("--weights", default="shipped", help="a weights file, or shipped")
+    parser.add_argument("--backbone", default="vit_tiny_patch16_224", help="timm's name")
+    parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=448).eval()
+    if options.score:
+        print(json.dumps(score_large(model, options.score)))
+        return
+    table = index_mvtec(options.data)
+    normals = list(table.loc[table["part"] == "train", "path"])
+    test = table[table["part"] == "test"]
+    with tempfile.TemporaryDirectory() as name:
+        small = Seen(model, normals, 256, Path(name))
+        sizes = [small, Seen(model, normals, 1024, Path(name), small.bank.settings.blocks)]
+        result = {
+            "protocol": {
+                "normals": len(normals), "test": test["defect"].value_counts().to_dict(), "small_below": SMALL,
+                "equal_false_positives": FALSE_POSITIVES, "backbone": options.backbone,
+                "weights": model.weights_description, "threads": torch.get_num_threads(),
+            },
+            "sizes": compare(sizes, test),
+            "large": memory(options, sizes[1].bank, load_image(normals[0]), Path(name)),
+        }  # fmt: skip
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "resolution.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    text = markdown(result)
+    (options.output / "resolution.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "| pictures | seen at, px | blocks | false positive pixels | real, at threshold | real, equal false positives "
+        "| painted, at threshold | painted, equal false positives |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in result["sizes"].items():
+        rates = [entry[kind][f"found_at_{at}"] for kind in ("real", "painted")
+                 for at in ("threshold", "equal_false_positives")]  # fmt: skip
+        cells = [name, str(entry["side"]), ", ".join(map(str, entry["blocks"])),
+                 f"{entry['false_positive_pixels']:.2%}", *(f"{rate:.2f}" for rate in rates)]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    entry, about, large = next(iter(result["sizes"].values())), result["protocol"], result["large"]
+    lines += [
+        "",
+        f"Share of small defects (under {about['small_below']:.1%} of the picture) found: "
+        f"{entry['real']['small_regions']} real ones, {entry['painted']['small_regions']} painted ones; "
+        f"{about['normals']} normal pictures, {about['backbone']} ({about['weights']}).",
+        f"A {LARGE[0]}x{LARGE[1]} picture: {large['seconds']:.0f} s on {about['threads']} threads, "
+        f"{large['peak_memory_gb']:.2f} GB at most.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

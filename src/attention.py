@@ -1,0 +1,65 @@
+"""What the model's own attention is worth as a map of defects: measured as any other map, and shown beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+from src.bank_calibration import EVALUATION_SIZE, evaluated_mask
+from src.datasets import load_image, load_mask
+from src.model import ViTMultiClassClassifier
+from src.pixel_metrics import pixel_metrics
+from src.plots import plot_attention
+from src.scoring import upsample_maps
+
+KINDS = {"cls": "class token, last block", "rollout": "rollout, all blocks"}
+
+
+def attention_metrics(model: ViTMultiClassClassifier, test: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Pixel figures of attention maps at the model's input size, higher attention taken as more anomalous.
+
+    Args:
+        model: With a class token; on whatever device it is.
+        test: Rows of `index_mvtec`, part ``test``.
+
+    Returns:
+        By kind, ``cls`` (class token of the last block) and ``rollout``: the figures of `pixel_metrics`.
+
+    Raises:
+        ValueError: If the backbone has no class token.
+    """
+    maps, masks = {kind: [] for kind in KINDS}, []
+    for row in tqdm(test.itertuples(), total=len(test), desc="attention", unit="img"):
+        image = load_image(row.path)
+        for kind, values in attention_maps(model, image).items():
+            maps[kind].append(values)
+        masks.append(evaluated_mask(load_mask(row.mask, size=image.size)))
+    return {kind: pixel_metrics(np.stack(values), np.stack(masks)) for kind, values in maps.items()}
+
+
+def attention_maps(model: ViTMultiClassClassifier, image: Image.Image) -> dict[str, np.ndarray]:
+    """Attention of the class token to one image by kind, each float32 (256, 256), share of attention per patch."""
+    images = model.transform(image)[None].to(next(model.parameters()).device)
+    found = model.extract_attention_maps(images)
+    return {kind: upsample_maps(found[kind].cpu(), (EVALUATION_SIZE,) * 2)[0].numpy() for kind in KINDS}
+
+
+def attention_figure(
+    model: ViTMultiClassClassifier, path: str, anomaly_map: np.ndarray, *, threshold: float, title: str
+) -> Figure:
+    """One image beside its anomaly map, in units of the threshold, and the model's attention to it.
+
+    Args:
+        model: With a class token.
+        path: The image.
+        anomaly_map: Of the image, shape (h, w).
+        threshold: Of the map.
+        title: Of the whole figure.
+    """
+    image = load_image(path)
+    attention = {KINDS[kind]: values for kind, values in attention_maps(model, image).items()}
+    shown = np.asarray(image.resize((EVALUATION_SIZE,) * 2))
+    return plot_attention(shown, attention, anomaly_map=anomaly_map / threshold, title=title)

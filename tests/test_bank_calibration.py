@@ -1,0 +1,143 @@
+"""Thresholds and settings from normal pictures alone: each is judged by the others, painted or under other light."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+from src import bank_calibration
+from src.bank_calibration import (
+    Normals,
+    candidate_settings,
+    choose_settings,
+    choose_thresholds,
+    evaluated_mask,
+    prediction_bound,
+)
+from src.datasets import load_image
+from src.patch_bank import BankSettings, PatchBank, image_score
+from src.pixel_metrics import best_pixel_threshold
+from src.synthetic_defects import add_synthetic_defect
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("small_and_quick")
+
+
+def settings(model, **options):
+    return BankSettings(**{"blocks": (model.patch_block,), "side": 96, "tile": 96} | options)
+
+
+def literal_painted(model, paths, chosen):
+    """Maps and masks of painted pictures, each judged by a bank built from the other pictures."""
+    pictures, maps, masks = [load_image(path) for path in paths], [], []
+    for number, picture in enumerate(pictures):
+        bank = PatchBank.build(model, pictures[:number] + pictures[number + 1 :], chosen)
+        generator = np.random.default_rng([0, number])
+        for _ in range(2):
+            painted, mask = add_synthetic_defect(np.asarray(picture), generator)
+            maps.append(bank.full_size(bank.patch_map(Image.fromarray(painted)), (256, 256)))
+            masks.append(evaluated_mask(mask.astype(bool)))
+    return np.stack(maps), np.stack(masks)
+
+
+# -- settings -------------------------------------------------------------------------------------------
+
+
+def test_settings_are_chosen_by_pixel_ap_on_painted_defects(model, normals):
+    candidates = [
+        settings(model, blocks=(0,)), settings(model, blocks=(0, 2)), settings(model, blocks=(2,), neighbours=2),
+        settings(model, turns=True), settings(model, side=64, smoothing=1.0),
+    ]  # fmt: skip
+    best, scores = choose_settings(model, normals, candidates, device=CPU)
+    for candidate, score in zip(candidates, scores, strict=True):
+        maps, masks = literal_painted(model, normals, candidate)
+        assert score == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-4)
+    assert best == candidates[int(np.argmax(scores))]
+
+
+def test_candidates_fit_any_depth(model):
+    found = candidate_settings(model, Image.new("RGB", (96, 96)))
+    depth = len(model.backbone.blocks)
+    assert all(depth // 3 <= min(s.blocks) and max(s.blocks) < depth for s in found) and len(found) == len(set(found))
+    assert {len(s.blocks) for s in found} == {1, 2} and (depth - 1,) in {s.blocks for s in found}
+
+
+def test_without_candidates_the_models_own_are_tried(model, normals):
+    best, scores = choose_settings(model, normals, device=CPU)
+    wanted = candidate_settings(model, load_image(normals[0]))
+    assert best in wanted and len(scores) == len(wanted)
+    with pytest.raises(ValueError, match="choosing settings has no normal image"):
+        choose_settings(model, [], device=CPU)
+
+
+# -- thresholds -----------------------------------------------------------------------------------------
+
+
+def test_the_pixel_threshold_is_of_highest_f1_on_painted_defects(model, normals):
+    chosen = settings(model)
+    found = choose_thresholds(model, Normals.load(normals, "a test"), chosen)
+    maps, masks = literal_painted(model, normals, chosen)
+    assert found.pixel == pytest.approx(best_pixel_threshold(maps, masks), abs=1e-5)
+    marked = maps >= found.pixel
+    assert found.painted_f1 == pytest.approx(2 * (marked & masks).sum() / (marked.sum() + masks.sum()), abs=1e-4)
+    assert found.pixel_source == "highest F1 on 8 defects painted on 4 normal images, each judged by the others"
+
+
+def test_the_image_threshold_comes_from_each_picture_judged_by_the_others(model, normals):
+    found = choose_thresholds(model, Normals.load(normals, "a test"), settings(model))
+    scores = np.array(found.held_out_scores)
+    assert scores.shape == (4, len(bank_calibration.LIGHT) ** 2) and found.image == prediction_bound(scores)
+    pictures = [load_image(path) for path in normals]
+    for number, picture in enumerate(pictures):
+        others = PatchBank.build(model, pictures[:number] + pictures[number + 1 :], settings(model))
+        wanted = image_score(others.patch_map(picture))
+        assert scores[number, 0] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_bound_is_the_textbooks_and_takes_conditions_as_spread():
+    logs = np.array([0.1, 0.5, 0.3, 0.9])
+    reach = stats.t.ppf(0.95, 3) * logs.std(ddof=1) * np.sqrt(1 + 1 / 4)
+    assert prediction_bound(np.exp(logs)[:, None]) == pytest.approx(np.exp(logs.mean() + reach))
+    wider = np.exp(logs[:, None] + np.array([-0.4, 0.4]))
+    assert prediction_bound(wider) > prediction_bound(np.exp(logs)[:, None])
+    assert prediction_bound(wider, rate=0.01) > prediction_bound(wider)
+
+
+@pytest.mark.parametrize("count", [2, 4, 16])
+def test_the_bound_alarms_as_often_as_it_says(count):
+    generator = np.random.default_rng(count)
+    draws = np.exp(generator.normal(-2, 0.3, (4000, count + 1, 1)))
+    alarms = np.mean([draw[-1, 0] > prediction_bound(draw[:-1]) for draw in draws])
+    assert alarms == pytest.approx(0.05, abs=0.012)
+
+
+@pytest.mark.parametrize("scores", [np.ones((1, 3)), np.ones(4), np.array([[1.0], [0.0]])])
+def test_scores_that_bound_nothing_are_refused(scores):
+    with pytest.raises(ValueError, match="expected scores above 0 of two pictures or more"):
+        prediction_bound(scores)
+
+
+def test_thresholds_cannot_see_test_data():
+    assert list(inspect.signature(choose_thresholds).parameters) == ["model", "normals", "settings"]
+
+
+# -- pictures -------------------------------------------------------------------------------------------
+
+
+def test_one_picture_is_quartered_at_the_same_scale(model, normals):
+    alone = Normals.load(normals[:1], "a test")
+    assert [picture.size for picture in alone.pictures] == 4 * [(48, 48)] and alone.quartered
+    assert alone.bank(model, settings(model)).settings.side == 48  # as many pixels a patch as in the whole picture
+    assert [tuple(rows.shape) for rows in alone.rows(alone.bank(model, settings(model)))] == 4 * [(9, 64)]
+    found = choose_thresholds(model, alone, settings(model))
+    assert found.pixel > 0 and found.image > 0 and "quarters" in found.pixel_source
+
+
+def test_of_many_pictures_some_are_judged_and_all_are_in_the_banks(monkeypatch):
+    monkeypatch.setattr(bank_calibration, "HELD_OUT", 4)
+    normals = Normals([Image.new("RGB", (64, 64))] * 10)
+    assert normals.judged.tolist() == [0, 3, 6, 9] and len(normals.pictures) == 10 and len(normals.paint(0)) == 2
