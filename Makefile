@@ -29,7 +29,7 @@ demo: $(BIN)/.installed ## Run the four notebooks on the built-in sample; report
 	@for notebook in $(NOTEBOOKS); do \
 	  echo "== $$notebook"; \
 	  LEATHER_SOURCE=sample $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute \
-	    --ExecutePreprocessor.coalesce_streams=True --output-dir reports/notebooks "$$notebook.ipynb" || exit 1; \
+	    --NotebookClient.coalesce_streams=True --output-dir reports/notebooks "$$notebook.ipynb" || exit 1; \
 	done
 	@echo "Executed notebooks: reports/notebooks/   Reports: reports/sample/"
 

@@ -46,6 +46,7 @@ from src.recipes import NetworkRecipe, NumbersRecipe
 from src.splits import FOLD_PROTOCOLS, rotations, split_folds, split_index
 from src.texture import texture_table
 
+SHARPNESS = "texture_287"  # see `src.texture.texture_numbers`: its last number
 ALL_PROTOCOLS = (USUAL, "random-60-20-20", *FOLD_PROTOCOLS)
 
 
@@ -107,11 +108,14 @@ def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.MODE
         return pd.DataFrame(features, index=table["file"].to_list()).add_prefix("feature_")
 
     forest = RandomForestClassifier(300, random_state=seed, n_jobs=-1)
-    machines = tuple(make_pipeline(StandardScaler(), SVC(C=c, probability=True, random_state=seed)) for c in (1, 3, 10))
+    coarse = RandomForestClassifier(300, min_samples_leaf=20, random_state=seed, n_jobs=-1)
+    machines = tuple(make_pipeline(StandardScaler(), SVC(C=c, probability=True, random_state=seed)) for c in (1, 10))
     lines = tuple(map(_linear, (0.001, 0.01, 0.1)))
     return [
         Row("colour", "mean and deviation of red, green and blue; random forest",
             lambda: NumbersRecipe(colours, (forest,))),
+        Row("sharpness", "one number, the finest ring's share of the spectrum; random forest",
+            lambda: NumbersRecipe(texture()[[SHARPNESS]], (coarse,))),
         Row("texture", "grey patterns, co-occurrence and spectrum; SVM", lambda: NumbersRecipe(texture(), machines)),
         Row("frozen", f"{vit}, frozen, its own output; logistic regression",
             lambda: NumbersRecipe(frozen(config.but(feature_blocks=None)), lines)),

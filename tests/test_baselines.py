@@ -67,7 +67,9 @@ def test_kept_answers_give_the_same_report(images, numbers, tmp_path):
 def test_rows_are_named_and_only_training_by_hours_waits_to_be_asked_for(images):
     colours = pd.DataFrame(0.0, index=images.index, columns=list(baselines.COLOUR_NUMBERS))
     rows = table_rows(images.join(colours), HONEST)
-    assert [row.name for row in rows] == ["colour", "texture", "frozen", "frozen-blocks", "honest", "fine-tuned"]
+    assert [row.name for row in rows] == [
+        "colour", "sharpness", "texture", "frozen", "frozen-blocks", "honest", "fine-tuned",
+    ]  # fmt: skip
     assert [row.name for row in rows if row.slow] == ["fine-tuned"]
     assert rows[0].create().answer  # the others read pictures
 

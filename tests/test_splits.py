@@ -12,6 +12,7 @@ from src.splits import (
     distinct,
     load_split,
     mvtec_split,
+    rotations,
     save_split,
     split_folds,
     split_index,
@@ -134,6 +135,18 @@ def test_five_folds_test_every_picture_once(audited):
     tested = pd.concat([fold[fold["part"] == "test"] for fold in folds.values()])
     assert sorted(tested["file"]) == sorted(distinct(audited)["file"])
     assert all(len(fold) == len(distinct(audited)) for fold in folds.values())
+
+
+def test_rotations_validate_every_other_image_once_and_keep_hides_apart(audited):
+    for fold in split_folds(audited, "hide-5fold").values():
+        found = rotations(fold)
+        assert len(found) == 4
+        pd.testing.assert_frame_equal(found[0], fold)
+        validated = pd.concat([split[split["part"] == "validation"] for split in found])
+        assert sorted(validated["file"]) == sorted(fold.loc[fold["part"] != "test", "file"])
+        for split in found:
+            assert (split.groupby("group")["part"].nunique() == 1).all()
+            assert ((split["part"] == "test") == (fold["part"] == "test")).all()
 
 
 def test_the_defect_that_is_left_out_is_only_tested(audited):
