@@ -29,7 +29,8 @@ demo: $(BIN)/.installed ## Run the four notebooks on the built-in sample; report
 	@for notebook in $(NOTEBOOKS); do \
 	  echo "== $$notebook"; \
 	  LEATHER_SOURCE=sample $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute \
-	    --NotebookClient.coalesce_streams=True --output-dir reports/notebooks "$$notebook.ipynb" || exit 1; \
+	    --NotebookExporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor \
+	    --CoalesceStreamsPreprocessor.enabled=True --output-dir reports/notebooks "$$notebook.ipynb" || exit 1; \
 	done
 	@echo "Executed notebooks: reports/notebooks/   Reports: reports/sample/"
 

@@ -226,7 +226,7 @@ def preview(path: Path, *, width: int = 1000) -> display.Image:
     picture = load_image(path)
     picture.thumbnail((width, 10 * width))
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80)
+    picture.save(stream, "JPEG", quality=70)
     return display.Image(stream.getvalue())
 
 

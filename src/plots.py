@@ -22,7 +22,7 @@ plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figu
 def save_figure(figure: Figure, path: Path, *, dpi: int | None = None, photographs: bool = False) -> Path:
     """Writes the figure as PNG, whole or not at all, closes it and returns the path. 150 dpi, or 100 with photographs.
 
-    Photographs do not pack well as PNG. With them, channels are rounded to multiples of 4, which no eye sees in a
+    Photographs do not pack well as PNG. With them, channels are rounded to multiples of 5, which no eye sees in a
     texture and which makes the file about a quarter smaller.
     """
     path = Path(path)
@@ -32,7 +32,7 @@ def save_figure(figure: Figure, path: Path, *, dpi: int | None = None, photograp
     if photographs:
         with Image.open(part) as whole:
             values = np.asarray(whole.convert("RGB"), dtype=np.uint16)
-        coarse = np.minimum((values + 2) // 4 * 4, 255).astype(np.uint8)
+        coarse = np.minimum((values + 2) // 5 * 5, 255).astype(np.uint8)
         Image.fromarray(coarse).save(part, format="png", optimize=True)
     part.replace(path)
     plt.close(figure)
