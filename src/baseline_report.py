@@ -76,7 +76,7 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
     Args:
         entries: By row, the entries of `src.protocols.protocol_report` for the usual and the honest protocol.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.55 * len(entries) + 1.9), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.6 * len(entries) + 1.9), sharey=True)
     panels = (
         ("macro-F1, six classes", CHANCE_F1, lambda e: (e["macro_f1"], e["macro_f1_interval"])),
         ("AUROC, defective or not (hybrid)", 0.5, lambda e: (_hybrid(e)["roc_auc"], _hybrid(e)["roc_auc_interval"])),
@@ -85,11 +85,11 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
         for line, pair in enumerate(entries.values()):
             values = [read(entry) for entry in pair]
             axis.plot([value for value, _ in values], [line] * 2, color=NEUTRAL, linewidth=1.2, zorder=1)
-            for (value, interval), colour in zip(values, (NORMAL, DEFECT), strict=True):
+            for (value, interval), colour, shift in zip(values, (NORMAL, DEFECT), (-16, 8), strict=True):
                 low, high = interval or (value, value)
                 axis.plot([low, high], [line] * 2, color=colour, linewidth=5, alpha=0.3, zorder=2)
                 axis.plot(value, line, "o", color=colour, markersize=7, zorder=3)
-                axis.annotate(f"{value:.2f}", (value, line), (0, 8), textcoords="offset points", ha="center")
+                axis.annotate(f"{value:.2f}", (value, line), (0, shift), textcoords="offset points", ha="center")
         axis.axvline(chance, color=NEUTRAL, linestyle=":", linewidth=1)
         axis.set_xlim(0, 1.04)
         axis.set_xlabel(label)
@@ -98,7 +98,7 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
     handles = [plt.Line2D([], [], marker="o", color=colour, markersize=7, linewidth=5, alpha=0.8)
                for colour in (NORMAL, DEFECT)]  # fmt: skip
     names = ["usual: random split of tiles", "honest: hides kept apart, five folds"]
-    figure.legend(handles, names, loc="lower center", ncols=2, frameon=False, bbox_to_anchor=(0.5, -0.04))
+    figure.legend(handles, names, loc="lower center", ncols=2, frameon=False, bbox_to_anchor=(0.5, -0.1))
     set_title(figure, "The usual number and the honest one (bars: 95 % intervals, dotted: chance)")
     return figure
 
@@ -121,8 +121,8 @@ def plot_reliability(entries: Mapping[str, Mapping[str, Any]], *, name: str) -> 
             label = f"{when} temperature: error {found[f'ece_{when}']:.3f}"
             axis.plot(curve["confidence"], curve["accuracy"], color=colour, linewidth=1.2)
             axis.scatter(curve["confidence"], curve["accuracy"], sizes, color=colour, alpha=0.6, label=label)
-        axis.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal", title=protocol, xlabel="confidence of the answer")
-        axis.legend(loc="upper left", frameon=False)
+        axis.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal", xlabel=f"{protocol}: confidence of the answer")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     np.atleast_1d(axes)[0].set_ylabel("share of right answers")
     set_title(figure, f"{name}: how far confidence can be believed (dot size: images)")
     return figure
