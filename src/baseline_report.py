@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +12,14 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from src.eda_plots import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, set_title
 from src.evaluation import METHODS, write_json
 from src.plots import readable, save_figure
+
+log = logging.getLogger(__name__)
 
 USUAL, HONEST_PROTOCOL = "random-80-20", "hide-5fold"
 CHANCE_F1 = 1 / 6
@@ -37,6 +43,44 @@ def write_baselines(report: dict[str, Any], folder: Path) -> list[Path]:
         }
         written += [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
     return written
+
+
+def images_digest(table: pd.DataFrame) -> str:
+    """Changes with the names and labels of a set's images, in whatever order."""
+    lines = sorted(table["file"] + "|" + table["label"])
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_protocols(folder: Path, table: pd.DataFrame, *, row: str = "honest") -> dict[str, Any]:
+    """``protocols`` of one row of a table of baselines; empty, with a hint, if there is none for these images.
+
+    Args:
+        folder: That `write_baselines` wrote to.
+        table: Images of the set in question.
+        row: Its name.
+    """
+    file = Path(folder) / "baselines.json"
+    report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if report is None or report["run"]["images_digest"] != images_digest(table):
+        log.warning("no table of baselines for these images: python -m src.baselines makes it")
+        return {}
+    return report["rows"][row]["protocols"]
+
+
+def headline(usual: Mapping[str, Any], protocols: Mapping[str, Any]) -> str:
+    """Both numbers in a few lines: this run on the usual protocol, and the best that is known on the honest one.
+
+    Args:
+        usual: Of `src.evaluation.summarise`, protocol ``random-80-20``.
+        protocols: Of `read_protocols`.
+    """
+    honest = protocols[HONEST_PROTOCOL]
+    return "\n".join([
+        f"usual   ({USUAL}, n = {usual['total_samples']}): macro-F1 {_with_interval(usual, 'macro_f1')}, "
+        f"hybrid AUROC {_with_interval(_hybrid(usual), 'roc_auc')}",
+        f"honest  ({HONEST_PROTOCOL}, n = {honest['n']}, {honest['hides']} hides): macro-F1 "
+        f"{_with_interval(honest, 'macro_f1')}, hybrid AUROC {_with_interval(_hybrid(honest), 'roc_auc')}",
+    ])  # fmt: skip
 
 
 def markdown_table(report: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from src import paths
 from src.audit import COLOUR_NUMBERS, audit
 from src.backbone import WeightsError
-from src.baseline_report import HONEST_PROTOCOL, USUAL, write_baselines
+from src.baseline_report import HONEST_PROTOCOL, USUAL, images_digest, write_baselines
 from src.checkpoints import load_file, save_atomically
 from src.config import PAPER, PRESETS, Config
 from src.datasets import index_images
@@ -174,7 +174,7 @@ def fill_table(
     """
     splits = {protocol: _splits(table, protocol, config.seed) for protocol in protocols}
     jobs = [(row, protocol) for row in rows for protocol in protocols]
-    report: dict[str, Any] = {"rows": {}, "run": _describe_run(config)}
+    report: dict[str, Any] = {"rows": {}, "run": _describe_run(config, table)}
     for row, protocol in (bar := tqdm(jobs, desc="table", unit="entry")):
         bar.set_postfix_str(f"{row.name}, {protocol}")
         recipe: list[NumbersRecipe | NetworkRecipe] = []  # made once, and only if an answer is missing
@@ -231,8 +231,9 @@ def _load_answers(file: Path, table: pd.DataFrame) -> Answers:
     return Answers(part("validation"), part("test"))
 
 
-def _describe_run(config: Config) -> dict[str, Any]:
+def _describe_run(config: Config, table: pd.DataFrame) -> dict[str, Any]:
     return {
+        "images": len(table), "images_digest": images_digest(table),
         "backbone": config.backbone, "weights": Path(config.weights).name, "seed": config.seed,
         "cores": os.cpu_count(),
         "versions": {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -154,7 +156,9 @@ def bootstrap_interval(
     for _ in range(repeats):
         rows = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
         try:
-            value = statistic(*(np.asarray(a)[rows] for a in arrays))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UndefinedMetricWarning)  # a draw of one kind: not finite, left out
+                value = statistic(*(np.asarray(a)[rows] for a in arrays))
         except ValueError:
             continue
         if np.isfinite(value):

@@ -54,8 +54,8 @@ class NumbersRecipe:
             probabilities = found.reindex(columns=list(CLASS_NAMES), fill_value=0.0).to_numpy()
             similarity = None
             if len(bank):
-                scaled = torch.from_numpy(((plain - middle) / spread).to_numpy())
-                similarity = cosine_anomaly_scores(scaled, torch.from_numpy(bank.to_numpy())).numpy()
+                scaled, normal = (torch.tensor(values.to_numpy()) for values in ((plain - middle) / spread, bank))
+                similarity = cosine_anomaly_scores(scaled, normal).numpy()
             return predictions_of(rows, probabilities, similarity)
 
         return Answers(judge("validation"), judge("test"))

@@ -1,15 +1,30 @@
 import json
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from src.baseline_report import HONEST_PROTOCOL, USUAL, markdown_table, write_baselines
+from src import metrics, protocols
+from src.baseline_report import (
+    HONEST_PROTOCOL,
+    USUAL,
+    headline,
+    images_digest,
+    markdown_table,
+    read_protocols,
+    write_baselines,
+)
 from src.config import CLASS_NAMES
 from src.evaluation import METHODS
 from src.protocols import Answers, protocol_report
 from src.recipes import predictions_of
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(protocols, "bootstrap_interval", partial(metrics.bootstrap_interval, repeats=25))
 
 
 def answers(seed, strength, *, prefix):
@@ -58,3 +73,20 @@ def test_a_table_without_both_numbers_has_no_figures(report, tmp_path):
     for row in report["rows"].values():
         del row["protocols"][USUAL]
     assert [path.name for path in write_baselines(report, tmp_path)] == ["baselines.json", "baselines.md"]
+
+
+def test_protocols_are_read_back_for_the_same_images_only(report, tmp_path):
+    table = pd.DataFrame({"file": ["a", "b"], "label": ["pinhole", "grain_off"]})
+    assert read_protocols(tmp_path, table) == {}
+    report["run"]["images_digest"] = images_digest(table.iloc[::-1])
+    write_baselines(report, tmp_path)
+    found = read_protocols(tmp_path, table)
+    assert found == json.loads(json.dumps(report["rows"]["honest"]["protocols"]))
+    assert read_protocols(tmp_path, table.assign(label="pinhole")) == {}
+
+
+def test_both_numbers_lead(report):
+    found = report["rows"]["honest"]["protocols"]
+    usual, honest = headline(found[USUAL] | {"total_samples": 48}, found).splitlines()
+    assert f"{found[USUAL]['macro_f1']:.3f}" in usual and "n = 48" in usual
+    assert f"{found[HONEST_PROTOCOL]['macro_f1']:.3f}" in honest and "6 hides" in honest

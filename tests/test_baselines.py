@@ -1,17 +1,23 @@
 """The table of baselines: rows are filled once, answers are kept, reports say what was found."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from src import baselines
+from src import baselines, metrics, protocols
 from src.baseline_report import HONEST_PROTOCOL, USUAL
 from src.baselines import ALL_PROTOCOLS, Row, fill_table, honest_recipe, table_rows
 from src.config import CLASS_NAMES, HONEST, NORMAL_CLASS, Config
 from src.recipes import NumbersRecipe
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(protocols, "bootstrap_interval", partial(metrics.bootstrap_interval, repeats=25))
 
 
 @pytest.fixture(scope="module")
