@@ -18,7 +18,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -268,7 +268,7 @@ class _Session:
             self.model.backbone.eval()
         config, count = self.config, len(dataset)
         generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-        loader = self._loader(dataset, shuffle=True, generator=generator)
+        loader = self._loader(dataset, generator)
         group = config.batch_size * config.accumulate_batches
         loss_sum = correct = seen = 0
         for step, (inputs, targets) in enumerate(self._batches(loader, f"epoch {epoch}")):
@@ -308,10 +308,16 @@ class _Session:
     def _logits(self, inputs: Tensor) -> Tensor:
         return self.model.classifier(inputs) if self.head_only else self.model(inputs)[0]
 
-    def _loader(self, dataset: Dataset, **options: object) -> DataLoader:
-        workers = 0 if self.head_only else choose_workers(self.config.workers, len(dataset), self.device)
-        pinned = self.device.type == "cuda"
-        return DataLoader(dataset, self.config.batch_size, num_workers=workers, pin_memory=pinned, **options)
+    def _loader(self, dataset: Dataset, generator: torch.Generator | None = None) -> DataLoader:
+        """Batches in the order of a generator, or in the data's own."""
+        size, pinned = self.config.batch_size, self.device.type == "cuda"
+        if self.head_only:  # features are taken a batch at a time: one by one would take longer than learning from them
+            sampler = RandomSampler(dataset, generator=generator) if generator else SequentialSampler(dataset)
+            batches = BatchSampler(sampler, size, drop_last=False)
+            return DataLoader(dataset, batch_size=None, sampler=batches, generator=generator, pin_memory=pinned)
+        workers = choose_workers(self.config.workers, len(dataset), self.device)
+        options = {"shuffle": generator is not None, "generator": generator}
+        return DataLoader(dataset, size, num_workers=workers, pin_memory=pinned, **options)
 
     def _batches(self, loader: DataLoader, name: str) -> Iterator[tuple[Tensor, Tensor]]:
         bar = tqdm(loader, desc=name, leave=False, disable=self.head_only)  # a head's epoch takes a blink
@@ -329,9 +335,10 @@ class _Session:
         writer.add_scalar("Learning Rate", row["lr"], epoch)
         for name, parameter in self.model.classifier.named_parameters():
             writer.add_histogram(f"classifier/{name}", parameter.detach().float(), epoch)
-        if self.best_epoch == epoch or epoch == self.config.epochs:
+        if epoch == self.config.epochs:  # a figure takes longer than a head's epoch
             metrics = multiclass_metrics(targets, predictions, CLASS_NAMES)
-            figure = plot_confusion_matrix(np.array(metrics["confusion_matrix"]), CLASS_NAMES, title="validation")
+            matrix = np.array(metrics["confusion_matrix"])
+            figure = plot_confusion_matrix(matrix, CLASS_NAMES, title="validation, last epoch")
             writer.add_figure("Confusion matrix/validation", figure, epoch)
         writer.flush()
 
