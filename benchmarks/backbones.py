@@ -15,7 +15,6 @@ Speed: forward pass of 32 images at 224 px, float32, the two networks in turns, 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -42,6 +41,7 @@ from src.config import SAMPLE, Config
 from src.datasets import index_images, index_mvtec, load_image, load_mask
 from src.duplicates import exact_copies
 from src.eda import describe_images
+from src.evaluation import write_results
 from src.features import compute_features
 from src.hides import group_hides
 from src.localisation import localise, protocol_name
@@ -184,10 +184,8 @@ def main() -> None:
         },
         "rows": rows,
     }  # fmt: skip
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "backbones.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = markdown(rows)
-    (options.output / "backbones.md").write_text(text, encoding="utf-8")
+    write_results(result, text, options.output / "backbones")
     print(text)
 
 

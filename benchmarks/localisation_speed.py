@@ -15,7 +15,6 @@ Settings are chosen on painted defects beforehand. Writes ``localisation_speed.j
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src import paths
 from src.bank_calibration import choose_settings
 from src.datasets import index_mvtec, load_image, load_mask
+from src.evaluation import write_results
 from src.model import ViTMultiClassClassifier
 from src.patch_bank import PatchBank
 from src.pixel_metrics import pixel_metrics
@@ -153,11 +153,8 @@ def main() -> None:
         "rounds": options.rounds, "pictures_a_round": SEEN, "threads": torch.get_num_threads(),
         "torch": torch.__version__, "python": platform.python_version(), "seconds": times,
     }  # fmt: skip
-    options.output.mkdir(parents=True, exist_ok=True)
-    file = options.output / "localisation_speed.json"
-    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = markdown(result)
-    file.with_suffix(".md").write_text(text, encoding="utf-8")
+    write_results(result, text, options.output / "localisation_speed")
     print(text)
 
 

@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src import bank_calibration
 from src.bank_calibration import Normals, choose_settings, choose_thresholds
 from src.datasets import index_mvtec, load_image, load_mask
+from src.evaluation import write_results
 from src.model import ViTMultiClassClassifier
 from src.patch_bank import PatchBank, default_settings
 from src.synthetic_defects import add_synthetic_defect
@@ -130,7 +131,7 @@ def memory(options: argparse.Namespace, bank: PatchBank, picture: Image.Image, f
 
 def score_large(model: ViTMultiClassClassifier, folder: Path) -> dict[str, float]:
     bank, _ = PatchBank.load(folder / "bank.pt", model)
-    bank = PatchBank(model, type(bank.settings)(**{**bank.settings.__dict__, "side": min(LARGE)}), bank.rows)
+    bank = PatchBank(model, replace(bank.settings, side=min(LARGE)), bank.rows)
     started = time.perf_counter()
     values, _ = bank.score(load_image(folder / "large.png"))
     assert values.shape == LARGE[::-1]
@@ -168,10 +169,8 @@ def main() -> None:
             "sizes": compare(sizes, test),
             "large": memory(options, sizes[1].bank, load_image(normals[0]), Path(name)),
         }  # fmt: skip
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "resolution.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = markdown(result)
-    (options.output / "resolution.md").write_text(text, encoding="utf-8")
+    write_results(result, text, options.output / "resolution")
     print(text)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src.eda_plots import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, set_title
-from src.evaluation import METHODS, write_json
+from src.evaluation import METHODS, write_results
 from src.plots import readable, save_figure
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,7 @@ CHANCE_F1 = 1 / 6
 def write_baselines(report: dict[str, Any], folder: Path) -> list[Path]:
     """``baselines.json``, ``baselines.md``, ``usual_and_honest.png`` and ``reliability.png``; returns their paths."""
     folder = Path(folder)
-    written = [write_json(report, folder / "baselines.json")]
-    table = folder / "baselines.md"
-    table.write_text(markdown_table(report), encoding="utf-8")
-    written.append(table)
+    written = write_results(report, markdown_table(report), folder / "baselines")
     pairs = {name: row["protocols"] for name, row in report["rows"].items()
              if {USUAL, HONEST_PROTOCOL} <= set(row["protocols"])}  # fmt: skip
     if pairs:

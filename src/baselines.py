@@ -1,12 +1,13 @@
 """One table: ways of judging a leather image, simple to strong, on the usual protocol and on the honest ones.
 
 ``python -m src.baselines`` fills it. Answers on every split are kept in ``models/cache/answers``, so an interrupted run
-goes on and rows can be added one by one. Writes ``baselines.json``, ``baselines.md``, figures and the splits.
+goes on and rows can be added one by one. Writes ``baselines.json``, ``baselines.md`` and figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import logging
 import os
@@ -36,9 +37,9 @@ from src.backbone import WeightsError
 from src.baseline_report import HONEST_PROTOCOL, USUAL, images_digest, write_baselines
 from src.checkpoints import load_file, save_atomically
 from src.config import PAPER, PRESETS, Config
-from src.datasets import index_images
+from src.datasets import class_indices, index_images
 from src.eda import describe_images
-from src.evaluation import Predictions, class_indices
+from src.evaluation import Predictions
 from src.features import compute_features
 from src.model import create_model
 from src.protocols import Answers, protocol_report
@@ -174,16 +175,15 @@ def fill_table(
     """
     splits = {protocol: _splits(table, protocol, config.seed) for protocol in protocols}
     jobs = [(row, protocol) for row in rows for protocol in protocols]
+    create = {row.name: functools.cache(row.create) for row in rows}
     report: dict[str, Any] = {"rows": {}, "run": _describe_run(config, table)}
     for row, protocol in (bar := tqdm(jobs, desc="table", unit="entry")):
         bar.set_postfix_str(f"{row.name}, {protocol}")
-        recipe: list[NumbersRecipe | NetworkRecipe] = []  # made once, and only if an answer is missing
         answers = {}
         for name, members in tqdm(splits[protocol].items(), desc=row.name, unit="split", leave=False):
             file = models / "cache" / "answers" / f"{row.name}-{_identity(row, members, config)}.pt"
             if not file.is_file():
-                recipe = recipe or [row.create()]
-                _save_answers(recipe[0].answer(members), file)
+                _save_answers(create[row.name]().answer(members), file)
             answers[name] = _load_answers(file, table)
         entry = report["rows"].setdefault(row.name, {"about": row.about, "protocols": {}})
         entry["protocols"][protocol] = protocol_report(answers, protocol, seed=config.seed)

@@ -134,6 +134,11 @@ def _groups(root: Path, table: pd.DataFrame) -> pd.Series:
     return table["file"].map(known)
 
 
+def class_indices(table: pd.DataFrame) -> np.ndarray:
+    """The index in ``CLASS_NAMES`` of every row's label, shape (n,)."""
+    return np.array([CLASS_NAMES.index(label) for label in table["label"]])
+
+
 class LeatherDefectDataset(Dataset):
     """Images of a table as tensors with their class index.
 
@@ -148,7 +153,7 @@ class LeatherDefectDataset(Dataset):
         if table.empty:
             raise ValueError("the table of images is empty")
         self.paths = list(table["path"])
-        self.targets = [CLASS_NAMES.index(label) for label in table["label"]]
+        self.targets = class_indices(table).tolist()
         self.transform = transform
 
     def __len__(self) -> int:

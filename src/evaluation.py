@@ -21,7 +21,7 @@ from IPython import display
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
 from src.config import CLASS_NAMES, NORMAL_CLASS, Config
-from src.datasets import load_image
+from src.datasets import class_indices, load_image
 from src.features import compute_features
 from src.metrics import binary_metrics, bootstrap_interval, choose_threshold, multiclass_metrics
 from src.model import ViTMultiClassClassifier
@@ -64,11 +64,6 @@ class Predictions:
     @property
     def is_defect(self) -> np.ndarray:
         return self.targets != CLASS_NAMES.index(NORMAL_CLASS)
-
-
-def class_indices(rows: pd.DataFrame) -> np.ndarray:
-    """The index in ``CLASS_NAMES`` of every row's label, shape (n,)."""
-    return np.array([CLASS_NAMES.index(label) for label in rows["label"]])
 
 
 def fill_normal_bank(
@@ -219,6 +214,13 @@ def write_reports(
         for name, figure in figures.items()
     ]
     return [*written, write_json(summary, folder / "results_summary.json")]
+
+
+def write_results(content: dict[str, Any], text: str, path: Path) -> list[Path]:
+    """A result for programs and for people: ``path`` with the suffix .json, by `write_json`, and with .md."""
+    written, table = write_json(content, path.with_suffix(".json")), path.with_suffix(".md")
+    table.write_text(text, encoding="utf-8")
+    return [written, table]
 
 
 def preview(path: Path, *, width: int = 1000) -> display.Image:

@@ -121,7 +121,7 @@ Tiles = list[tuple[list[tuple[int, int]], Tensor]]
 
 
 class TokenMemory:
-    """Patch tokens of test images, computed once for all banks of the same blocks and resolution."""
+    """Patch tokens of test images, computed once for all banks of the same model, blocks and resolution."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], tuple[tuple[int, int], Tiles]] = {}
@@ -129,7 +129,7 @@ class TokenMemory:
     def __call__(self, bank: PatchBank, path: str) -> tuple[tuple[int, int], Tiles]:
         """Size (width, height) of a picture, and its tiles as the bank sees them."""
         seen = bank.settings
-        key = (path, backbone_identity(bank.model), seen.blocks, seen.side, seen.tile, seen.overlap)
+        key = (path, bank.model, seen.blocks, seen.side, seen.tile, seen.overlap)
         if key not in self._kept:
             self._kept[key] = _fresh(bank, path)
         return self._kept[key]

@@ -19,7 +19,8 @@ from sklearn.base import ClassifierMixin, clone
 
 from src import paths
 from src.config import CLASS_NAMES, NORMAL_CLASS, Config
-from src.evaluation import METHODS, Predictions, class_indices, fill_normal_bank, macro_f1, predict
+from src.datasets import class_indices
+from src.evaluation import METHODS, Predictions, fill_normal_bank, macro_f1, predict
 from src.model import create_model
 from src.protocols import Answers
 from src.scoring import cosine_anomaly_scores, hybrid_anomaly_scores

@@ -23,7 +23,7 @@ from src.attention import attention_metrics
 from src.backbone import SHIPPED_ARCHITECTURE
 from src.bank_calibration import candidate_settings
 from src.datasets import index_mvtec, load_image
-from src.evaluation import write_json
+from src.evaluation import write_json, write_results
 from src.localisation import TokenMemory, localise
 from src.localisation_metrics import brightness_control, localisation_metrics
 from src.model import ViTMultiClassClassifier
@@ -151,9 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
         backbone=options.backbone, weights=options.weights, image_size=options.image_size
     )
     summary = run_study(model, table, options.output, shots=tuple(options.shots), seeds=options.seeds)
-    write_json(summary, options.output / "shot_study.json")
     text = markdown(summary)
-    (options.output / "shot_study.md").write_text(text, encoding="utf-8")
+    write_results(summary, text, options.output / "shot_study")
     print(text)
     return 0
 

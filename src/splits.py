@@ -7,6 +7,7 @@ parts together hold every image once.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -150,14 +151,16 @@ def rotations(split: pd.DataFrame, *, seed: int = 42) -> list[pd.DataFrame]:
         split: One of `split_folds`, of a protocol that keeps hides apart.
         seed: As given there; the first rotation of ``hide-5fold`` is then the split itself.
     """
+    return list(_rotate(split, seed))
+
+
+def _rotate(split: pd.DataFrame, seed: int) -> Iterator[pd.DataFrame]:
     rest = split[split["part"] != "test"]
     folds = StratifiedGroupKFold(FOLDS - 1, shuffle=True, random_state=seed)
-    found = []
     for _, validation in folds.split(rest, rest["label"], rest["group"]):
         part = split["part"].where(split["part"] == "test", "train")
         part[rest.index[validation]] = "validation"
-        found.append(split.assign(part=part))
-    return found
+        yield split.assign(part=part)
 
 
 def distinct(table: pd.DataFrame) -> pd.DataFrame:
@@ -168,13 +171,10 @@ def distinct(table: pd.DataFrame) -> pd.DataFrame:
 def _hide_folds(table: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
     labels, found = table["label"].to_numpy(), {}
     outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for number, (rest, test) in enumerate(outer.split(labels, labels, table["group"]), start=1):
+    for number, (_, test) in enumerate(outer.split(labels, labels, table["group"]), start=1):
         part = np.full(len(table), "train", dtype=object)
         part[test] = "test"
-        inner = StratifiedGroupKFold(FOLDS - 1, shuffle=True, random_state=seed)
-        _, validation = next(inner.split(rest, labels[rest], table["group"].iloc[rest]))
-        part[rest[validation]] = "validation"
-        found[f"hide-5fold/{number}"] = table.assign(part=part)
+        found[f"hide-5fold/{number}"] = next(_rotate(table.assign(part=part), seed))
     return found
 
 

@@ -18,14 +18,22 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    TensorDataset,
+)
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from src import paths
 from src.checkpoints import load_file, save_atomically
 from src.config import CLASS_NAMES, Config
-from src.datasets import LeatherDefectDataset
+from src.datasets import LeatherDefectDataset, class_indices
 from src.features import autocast, choose_device, choose_precision, choose_workers, compute_features
 from src.metrics import multiclass_metrics
 from src.model import ViTMultiClassClassifier
@@ -209,7 +217,8 @@ class _Session:
         optimizer = torch.optim.AdamW(head.parameters(), HEAD_START_RATE, weight_decay=config.weight_decay)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.head_epochs)
         torch.manual_seed(config.seed)
-        loader = DataLoader(self._feature_dataset(rows), config.batch_size, shuffle=True)
+        dataset = self._feature_dataset(rows)
+        loader = _whole_batches(dataset, RandomSampler(dataset), config.batch_size)
         self.model.train()
         for _ in tqdm(range(config.head_epochs), desc="epochs of the head alone", unit="epoch"):
             for features, truth in loader:
@@ -234,8 +243,7 @@ class _Session:
         return self._feature_dataset(rows)
 
     def _feature_dataset(self, rows: pd.DataFrame) -> TensorDataset:
-        targets = torch.tensor([CLASS_NAMES.index(label) for label in rows["label"]])
-        return TensorDataset(self._features(rows), targets)
+        return TensorDataset(self._features(rows), torch.from_numpy(class_indices(rows)))
 
     def _epoch(self, epoch: int, train: Dataset, validation: Dataset, writer: SummaryWriter) -> dict[str, float]:
         started = time.monotonic()
@@ -311,10 +319,9 @@ class _Session:
     def _loader(self, dataset: Dataset, generator: torch.Generator | None = None) -> DataLoader:
         """Batches in the order of a generator, or in the data's own."""
         size, pinned = self.config.batch_size, self.device.type == "cuda"
-        if self.head_only:  # features are taken a batch at a time: one by one would take longer than learning from them
+        if self.head_only:
             sampler = RandomSampler(dataset, generator=generator) if generator else SequentialSampler(dataset)
-            batches = BatchSampler(sampler, size, drop_last=False)
-            return DataLoader(dataset, batch_size=None, sampler=batches, generator=generator, pin_memory=pinned)
+            return _whole_batches(dataset, sampler, size, generator=generator, pin_memory=pinned)
         workers = choose_workers(self.config.workers, len(dataset), self.device)
         options = {"shuffle": generator is not None, "generator": generator}
         return DataLoader(dataset, size, num_workers=workers, pin_memory=pinned, **options)
@@ -374,6 +381,12 @@ def _parameter_groups(model: ViTMultiClassClassifier, config: Config) -> list[di
     head_rate = config.head_learning_rate or config.learning_rate
     groups = [{"params": backbone, "lr": config.learning_rate}] if backbone else []
     return [*groups, {"params": list(model.classifier.parameters()), "lr": head_rate}]
+
+
+def _whole_batches(dataset: TensorDataset, sampler: Sampler, size: int, **options: object) -> DataLoader:
+    """Features a batch at a time: taken one by one they would take longer than learning from them."""
+    batches = BatchSampler(sampler, size, drop_last=False)
+    return DataLoader(dataset, batch_size=None, sampler=batches, **options)
 
 
 def _quality(row: dict[str, float]) -> tuple[float, float]:

@@ -5,13 +5,16 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from src import bank_calibration, localisation_metrics
+from src.bank_calibration import Thresholds
 from src.config import CLASS_NAMES, Config
 from src.datasets import index_images, index_mvtec
+from src.localisation import Localisation
 from src.model import create_model
 from src.splits import split_index
 
@@ -100,6 +103,16 @@ def small_and_quick(monkeypatch):
     """Few painted defects and few draws: the same steps in less time."""
     monkeypatch.setattr(bank_calibration, "PAINTED", 8)
     monkeypatch.setattr(localisation_metrics, "REPEATS", 20)
+
+
+@pytest.fixture
+def crafted():
+    """Four 2 x 2 maps: two good images, of which one alarms, a found and a missed defect."""
+    maps = np.array([[[0.1, 0.2], [0.1, 0.1]], [[0.1, 0.9], [0.1, 0.1]], [[0.1, 0.1], [0.8, 0.7]], [[0.3, 0.1]] * 2])
+    masks = np.array([np.zeros((2, 2)), np.zeros((2, 2)), [[0, 0], [1, 1]], [[1, 0], [1, 0]]], dtype=bool)
+    test = pd.DataFrame({"defect": ["good", "good", "cut", "poke"]})
+    thresholds = Thresholds(0.5, 0.45, "painted", "held out", 0.8, ((0.1,), (0.2,)))
+    return Localisation("4-shot", test, maps, masks, np.array([0.2, 0.5, 0.7, 0.4]), thresholds, {"block": 3})
 
 
 class Touch:

@@ -48,15 +48,15 @@ def test_every_protocol_has_an_entry_and_answers_are_kept(images, numbers, tmp_p
 
     row = Row("linear", "logistic regression", create)
     report = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), models=tmp_path)
-    assert len(made) == len(ALL_PROTOCOLS)
+    assert made == [1]
     entries = report["rows"]["linear"]["protocols"]
     assert set(entries) == set(ALL_PROTOCOLS)
     assert len(entries[HONEST_PROTOCOL]) == 5 and len(entries["leave-one-defect-out"]) == 25
     assert len(entries["within-hide"]) == 12
     again = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), models=tmp_path)
-    assert len(made) == len(ALL_PROTOCOLS) and again == report
+    assert made == [1] and again == report
     fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), models=tmp_path)
-    assert len(made) == len(ALL_PROTOCOLS) + 1  # other images, other answers
+    assert made == [1, 1]  # other images, other answers
 
 
 def test_kept_answers_give_the_same_report(images, numbers, tmp_path):

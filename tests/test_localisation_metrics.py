@@ -1,33 +1,21 @@
 """Figures of anomaly maps: by hand on four 2 x 2 maps, against scikit-learn, and the controls beside them."""
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from src.bank_calibration import Thresholds
 from src.datasets import load_image
 from src.evaluation import METHODS
-from src.localisation import Localisation
 from src.localisation_metrics import brightness_control, classifier_on_mvtec, localisation_metrics
 
 pytestmark = pytest.mark.usefixtures("small_and_quick")
-THRESHOLDS = Thresholds(0.5, 0.45, "painted", "held out", 0.8, ((0.1,), (0.2,)))
 
 
-def crafted():
-    """Four 2 x 2 maps: two good images, of which one alarms, a found and a missed defect."""
-    maps = np.array([[[0.1, 0.2], [0.1, 0.1]], [[0.1, 0.9], [0.1, 0.1]], [[0.1, 0.1], [0.8, 0.7]], [[0.3, 0.1]] * 2])
-    masks = np.array([np.zeros((2, 2)), np.zeros((2, 2)), [[0, 0], [1, 1]], [[1, 0], [1, 0]]], dtype=bool)
-    test = pd.DataFrame({"defect": ["good", "good", "cut", "poke"]})
-    return Localisation("4-shot", test, maps, masks, np.array([0.2, 0.5, 0.7, 0.4]), THRESHOLDS, {"block": 3})
-
-
-def test_metrics_by_hand():
-    found = localisation_metrics(crafted())
-    assert crafted().called.tolist() == [False, True, True, False]
+def test_metrics_by_hand(crafted):
+    found = localisation_metrics(crafted)
+    assert crafted.called.tolist() == [False, True, True, False]
     assert found["image_accuracy_at_threshold"] == 0.5 and found["image_false_alarm_rate"] == 0.5
     assert found["image_f1"] == 0.5  # one of two called is defective, one of two defective is called
     assert found["pixel_f1_at_threshold"] == pytest.approx(2 * 2 / (3 + 4))  # 2 of 3 marked and of 4 true pixels
@@ -40,7 +28,7 @@ def test_metrics_by_hand():
     assert (found["per_defect"]["cut"]["image_auroc"], found["per_defect"]["poke"]["image_auroc"]) == (1, 0.5)
     assert found["per_defect"]["cut"]["found_at_threshold"] == 1
     assert found["per_defect"]["poke"]["found_at_threshold"] == 0
-    pixels = crafted()
+    pixels = crafted
     wanted = average_precision_score(pixels.masks.ravel(), pixels.maps.ravel())
     assert found["pixel_ap"] == pytest.approx(wanted)
     assert found["per_defect"]["cut"]["pixel_auroc"] == pytest.approx(
@@ -48,8 +36,8 @@ def test_metrics_by_hand():
     )
 
 
-def test_every_main_figure_has_an_interval_around_it():
-    found = localisation_metrics(crafted())
+def test_every_main_figure_has_an_interval_around_it(crafted):
+    found = localisation_metrics(crafted)
     assert set(found["intervals"]) == {
         "image_auroc", "image_ap", "image_f1", "image_accuracy_at_threshold", "pixel_auroc", "pixel_ap",
         "pixel_f1_max", "aupro_30", "pixel_f1_at_threshold", "iou_at_threshold",

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from src import localisation_report
-from src.bank_calibration import Thresholds
 from src.localisation import Localisation, localise
 from src.localisation_metrics import brightness_control, localisation_metrics
 from src.localisation_report import write_mvtec_reports
@@ -18,34 +17,25 @@ from src.patch_bank import default_settings
 FILES = {
     "validacion_visual_mvtec.png", "imagenes_ejemplo_mvtec.png", "visual_validation_summary.txt", "mvtec_metrics.json",
 }  # fmt: skip
-THRESHOLDS = Thresholds(0.5, 0.45, "painted", "held out", 0.8, ((0.1,), (0.2,)))
 
 
-def crafted():
-    """Four 2 x 2 maps: two good images, of which one alarms, a found and a missed defect."""
-    maps = np.array([[[0.1, 0.2], [0.1, 0.1]], [[0.1, 0.9], [0.1, 0.1]], [[0.1, 0.1], [0.8, 0.7]], [[0.3, 0.1]] * 2])
-    masks = np.array([np.zeros((2, 2)), np.zeros((2, 2)), [[0, 0], [1, 1]], [[1, 0], [1, 0]]], dtype=bool)
-    test = pd.DataFrame({"defect": ["good", "good", "cut", "poke"]})
-    return Localisation("4-shot", test, maps, masks, np.array([0.2, 0.5, 0.7, 0.4]), THRESHOLDS, {"block": 3})
-
-
-def test_pictures_are_chosen_by_rule():
-    found = crafted()
+def test_pictures_are_chosen_by_rule(crafted):
+    found = crafted
     many = Localisation(
         "4-shot", pd.DataFrame({"defect": ["good", "good", "cut", "cut", "cut"]}), found.maps[[0, 1, 2, 2, 2]],
-        found.masks[[0, 1, 2, 2, 2]], np.array([0.2, 0.5, 0.9, 0.3, 0.6]), THRESHOLDS, {},
+        found.masks[[0, 1, 2, 2, 2]], np.array([0.2, 0.5, 0.9, 0.3, 0.6]), crafted.thresholds, {},
     )  # fmt: skip
     assert localisation_report._chosen_rows(found) == [(2, "highest"), (3, "highest"), (1, "highest normal")]
     rules = {2: "highest", 4: "median", 3: "lowest", 1: "highest normal"}
     assert dict(localisation_report._chosen_rows(many)) == rules
 
 
-def test_misses_and_false_alarms_are_shown_too():
+def test_misses_and_false_alarms_are_shown_too(crafted):
     count = 12
     found = Localisation(
         "4-shot", pd.DataFrame({"defect": ["good"] * count + ["cut"] * count}), np.zeros((2 * count, 4, 4)),
         np.zeros((2 * count, 4, 4), bool), np.r_[np.linspace(1, 2, count), np.linspace(0, 0.4, count)],
-        THRESHOLDS, {},
+        crafted.thresholds, {},
     )  # fmt: skip
     found.maps[:count] = 1  # every normal image alarms, every cut is missed
     rows = localisation_report._chosen_rows(found)
