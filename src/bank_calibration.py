@@ -21,7 +21,7 @@ from tqdm import tqdm
 from src.datasets import load_image
 from src.features import choose_device
 from src.model import ViTMultiClassClassifier
-from src.patch_bank import BankSettings, PatchBank, default_settings, image_score, select_blocks, turns_of
+from src.patch_bank import BankSettings, PatchBank, default_settings, select_blocks, turns_of
 from src.pixel_metrics import best_pixel_threshold, threshold_metrics
 from src.synthetic_defects import add_synthetic_defect
 
@@ -167,7 +167,7 @@ def choose_thresholds(model: ViTMultiClassClassifier, normals: Normals, settings
     for number, others in _held_out(normals, bank, normals.rows(bank)):
         turned = turns_of(normals.pictures[number]) if settings.turns else [normals.pictures[number]]
         variants = [_relit(turned[i % len(turned)], *light) for i, light in enumerate(product(LIGHT, LIGHT))]
-        scores.append(tuple(image_score(others.patch_map(variant)) for variant in variants))
+        scores.append(tuple(others.image_score(others.patch_map(variant)) for variant in variants))
     pieces = "quarters of the one normal image" if normals.quartered else f"{len(scores)} normal images"
     return Thresholds(
         pixel=pixel,

@@ -29,7 +29,7 @@ from src.bank_calibration import (
 from src.datasets import load_image, load_mask
 from src.features import choose_device
 from src.model import ViTMultiClassClassifier
-from src.patch_bank import BankSettings, PatchBank, backbone_identity, image_score
+from src.patch_bank import BankSettings, PatchBank, backbone_identity
 from src.splits import FULL_TRAINING_SET
 
 TRANSFER_BANK_IMAGES = 64
@@ -43,7 +43,7 @@ class Localisation:
     test: pd.DataFrame  # rows of index_mvtec, part test
     maps: np.ndarray  # (n, 256, 256) float32, in [0, 2], higher is more anomalous
     masks: np.ndarray  # (n, 256, 256) bool
-    image_scores: np.ndarray  # (n,), mean of the highest 1 % of patches
+    image_scores: np.ndarray  # (n,), see `PatchBank.image_score`
     thresholds: Thresholds
     settings: dict[str, Any]
 
@@ -98,7 +98,7 @@ def localise(
         size, tiles = (remember or _fresh)(bank, row.path)
         patches = bank.map_of(tiles, size)
         maps.append(evaluated_map(bank, patches))
-        scores.append(image_score(patches))
+        scores.append(bank.image_score(patches))
         seconds += time.perf_counter() - started
         masks.append(evaluated_mask(load_mask(row.mask, size=size)))
     return Localisation(

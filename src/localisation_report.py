@@ -97,8 +97,8 @@ def _summary_lines(found: Localisation, metrics: dict[str, Any], about: str) -> 
         f"{settings['bank_patches']} normal patches.",
         f"Settings: {settings['settings_source']}.",
         f"Pixels: 1 on the scale is the threshold ({thresholds.pixel:.4f}), {thresholds.pixel_source}.",
-        f"Images: called defective if the mean of the highest 1 % of patches reaches {thresholds.image:.4f}: "
-        f"{thresholds.image_source}.",
+        "Images: called defective if the mean of the highest 1 % of patches, divided by the picture's median, reaches "
+        f"{thresholds.image:.4f}: {thresholds.image_source}.",
         "No test image and no mask had a say in either.", "",
         f"{'type':<10}{'images':>8}{'called defective':>18}",
     ]  # fmt: skip

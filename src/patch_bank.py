@@ -6,6 +6,7 @@ cosine distance of its patches to their nearest neighbours in that bank; large p
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -22,8 +23,10 @@ from src.checkpoints import CheckpointError, load_file, save_atomically
 from src.model import ViTMultiClassClassifier, image_transform
 from src.scoring import greedy_coreset, nearest_cosine_distance, upsample_maps
 
-BANK_FORMAT = 1
+BANK_FORMAT = 2  # 1 had image scores in absolute distances
 TILES_AT_ONCE = 4
+HIGHEST = 0.01  # share of a picture's patches whose mean is its score
+TYPICAL_ROWS = 1024  # of a bank, drawn at random, that tell how far its patches lie apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +140,30 @@ class PatchBank:
         return total / weights
 
     def score(self, picture: Image.Image) -> tuple[np.ndarray, float]:
-        """The anomaly map of a picture, float32 of its height and width, in [0, 2], and its image score.
+        """The anomaly map of a picture, float32 of its height and width, in [0, 2], and its `image_score`.
 
-        The image score is the mean of the highest 1 % of patches. Higher is more anomalous; a picture of the bank
-        scores 0 in both.
+        Higher is more anomalous; a picture of the bank scores 0 in both.
         """
         patches = self.patch_map(picture)
-        return self.full_size(patches, picture.size), image_score(patches)
+        return self.full_size(patches, picture.size), self.image_score(patches)
+
+    def image_score(self, patches: Tensor) -> float:
+        """Mean of the highest 1 % of a patch map, shape (h, w), in multiples of the picture's median distance.
+
+        Light, sharpness or compression other than the bank's shift all patches of a picture alike: not a defect. Where
+        the bank's `typical_distance` is larger than the median, it takes its place, so a picture of the bank scores 0.
+        What covers more than half of a picture counts as its normal state and raises no alarm.
+        """
+        highest = patches.flatten().topk(max(1, round(HIGHEST * patches.numel()))).values.mean()
+        return float(highest / max(float(patches.median()), self.typical_distance, 1e-6))
+
+    @functools.cached_property
+    def typical_distance(self) -> float:
+        """Median distance of the bank's patches to the next one in it, in [0, 2]; 0 of a single patch."""
+        if len(self.rows) < 2:
+            return 0.0
+        nearest_two = (_some(self.rows, TYPICAL_ROWS, 0) @ self.rows.T).topk(2, dim=1).values  # the first is itself
+        return max(0.0, float((1 - nearest_two[:, 1]).median()))
 
     def full_size(self, patches: Tensor, size: tuple[int, int]) -> np.ndarray:
         """A patch map, smoothed, at a size of (width, height)."""
@@ -203,11 +223,6 @@ class PatchBank:
         across, down = picture.width / whole[1], picture.height / whole[0]  # picture pixels for one input pixel
         box = (left * across, top * down, (left + wide) * across, (top + high) * down)
         return self._normalise(picture.resize((wide, high), Image.Resampling.BICUBIC, box=box))
-
-
-def image_score(patches: Tensor, *, share: float = 0.01) -> float:
-    """Mean of the highest share of a patch map, shape (h, w); one patch at least."""
-    return float(patches.flatten().topk(max(1, round(share * patches.numel()))).values.mean())
 
 
 def backbone_identity(model: ViTMultiClassClassifier) -> str:

@@ -27,7 +27,7 @@ from src.evaluation import write_json, write_results
 from src.localisation import TokenMemory, localise
 from src.localisation_metrics import brightness_control, localisation_metrics
 from src.model import ViTMultiClassClassifier
-from src.patch_bank import backbone_identity
+from src.patch_bank import BANK_FORMAT, backbone_identity
 from src.splits import mvtec_split
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _run(model, normals, test, protocol, seed, output, memory) -> dict[str, Any]
     candidates = [str(settings) for settings in candidate_settings(model, load_image(normals["path"][0]))]
     made_of = {
         "backbone": backbone_identity(model), "normals": list(normals["file"]), "test": list(test["file"]),
-        "candidates": candidates,
+        "candidates": candidates, "bank": BANK_FORMAT,
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
     file = output / "runs" / f"{protocol}_{digest}.json"

@@ -19,7 +19,7 @@ from src.bank_calibration import (
     prediction_bound,
 )
 from src.datasets import load_image
-from src.patch_bank import BankSettings, PatchBank, image_score
+from src.patch_bank import BankSettings, PatchBank
 from src.pixel_metrics import best_pixel_threshold
 from src.synthetic_defects import add_synthetic_defect
 
@@ -94,7 +94,7 @@ def test_the_image_threshold_comes_from_each_picture_judged_by_the_others(model,
     pictures = [load_image(path) for path in normals]
     for number, picture in enumerate(pictures):
         others = PatchBank.build(model, pictures[:number] + pictures[number + 1 :], settings(model))
-        wanted = image_score(others.patch_map(picture))
+        wanted = others.image_score(others.patch_map(picture))
         assert scores[number, 0] == pytest.approx(wanted, abs=1e-6)
 
 

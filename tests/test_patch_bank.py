@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from src import paths
 from src.checkpoints import CheckpointError
@@ -20,7 +20,6 @@ from src.patch_bank import (
     _starts,
     backbone_identity,
     default_settings,
-    image_score,
     select_blocks,
 )
 
@@ -146,7 +145,7 @@ def test_a_large_picture_never_reaches_the_network_whole(model, monkeypatch):
 LARGE_PICTURE = """
 import resource, sys
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 from src.model import ViTMultiClassClassifier
 from src.patch_bank import BankSettings, PatchBank
 
@@ -222,10 +221,30 @@ def test_what_makes_no_bank_is_refused(model, normals):
         PatchBank.build(model, normals, settings(tile=100))
 
 
-def test_image_score_is_the_mean_of_the_highest():
-    values = torch.arange(400.0).view(20, 20)
-    assert image_score(values) == pytest.approx(np.mean([399, 398, 397, 396]))
-    assert image_score(values, share=0.0001) == 399 and image_score(values, share=1) == pytest.approx(199.5)
+def test_image_score_is_the_mean_of_the_highest_beside_the_median(model, normals):
+    bank = PatchBank.build(model, normals, settings())
+    values = torch.arange(1.0, 401.0).view(20, 20)
+    assert bank.image_score(values) == pytest.approx(np.mean([400, 399, 398, 397]) / 200)
+    assert bank.image_score(values * 1.7) == pytest.approx(bank.image_score(values))
+    assert bank.image_score(torch.zeros(20, 20)) == 0
+    assert bank.image_score(torch.full((3, 3), 0.5)) == 1
+
+
+def test_pictures_closer_than_the_bank_to_itself_are_measured_by_it(model, normals):
+    bank = PatchBank.build(model, normals, settings())
+    distances = 1 - bank.rows @ bank.rows.T
+    typical = distances.fill_diagonal_(2).amin(1).median().item()
+    assert typical > 1e-4 and bank.typical_distance == pytest.approx(typical, rel=1e-4)
+    assert bank.image_score(torch.full((3, 3), typical / 4)) == pytest.approx(0.25, rel=1e-4)
+    alone = PatchBank(model, settings(), bank.rows[:1])
+    assert alone.typical_distance == 0 and alone.image_score(torch.full((3, 3), 0.5)) == 1
+
+
+def test_light_moves_the_image_score_less_than_the_distances(model, normals):
+    bank = PatchBank.build(model, normals[:2], settings())
+    plain, darker = (bank.patch_map(p) for p in (normals[2], ImageEnhance.Brightness(normals[2]).enhance(0.6)))
+    change = bank.image_score(darker) / bank.image_score(plain)
+    assert abs(np.log(change)) < abs(np.log(float(darker.mean() / plain.mean())))
 
 
 # -- files ----------------------------------------------------------------------------------------------
