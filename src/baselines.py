@@ -1,7 +1,8 @@
 """One table: ways of judging a leather image, simple to strong, on the usual protocol and on the honest ones.
 
 ``python -m src.baselines`` fills it. Answers on every split are kept in ``models/cache/answers``, so an interrupted run
-goes on and rows can be added one by one. Writes ``baselines.json``, ``baselines.md`` and figures.
+goes on and rows can be added one by one. Writes ``baselines.json``, ``baselines.md``, figures, and every split as a
+file in ``splits/``; splits that are there already are used as they are.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from src.backbone import WeightsError
 from src.baseline_report import HONEST_PROTOCOL, USUAL, images_digest, write_baselines
 from src.checkpoints import load_file, save_atomically
 from src.config import PAPER, PRESETS, Config
+from src.convnet import ConvolutionRecipe
 from src.datasets import class_indices, index_images
 from src.eda import describe_images
 from src.evaluation import Predictions
@@ -44,7 +46,7 @@ from src.features import compute_features
 from src.model import create_model
 from src.protocols import Answers, protocol_report
 from src.recipes import NetworkRecipe, NumbersRecipe
-from src.splits import FOLD_PROTOCOLS, rotations, split_folds, split_index
+from src.splits import FOLD_PROTOCOLS, load_split, rotations, save_split, split_folds, split_index
 from src.texture import texture_table
 
 SHARPNESS = "texture_287"  # see `src.texture.texture_numbers`: its last number
@@ -58,7 +60,7 @@ class Row:
     name: str
     about: str  # for readers
     create: Callable[
-        [], NumbersRecipe | NetworkRecipe
+        [], NumbersRecipe | NetworkRecipe | ConvolutionRecipe
     ]  # called when the recipe is first needed: its features take minutes
     slow: bool = False  # hours on a processor: only when asked for by name
 
@@ -83,7 +85,7 @@ def main() -> None:
         if unknown:
             parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(row.name for row in rows)}")
         chosen = [row for row in rows if (row.name in arguments.rows if arguments.rows else not row.slow)]
-        report = fill_table(table, chosen, arguments.protocols, config)
+        report = fill_table(table, chosen, arguments.protocols, config, splits=arguments.reports / "splits")
     except (FileNotFoundError, WeightsError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     for path in write_baselines(report, arguments.reports):
@@ -124,6 +126,8 @@ def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.MODE
             lambda: NumbersRecipe(frozen(config), lines)),
         Row("honest", f"texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
             lambda: honest_recipe(texture(), frozen(config), seed=seed)),
+        Row("cnn", "EfficientNet-B0 from scratch on the grain of the pictures; one network a split",
+            lambda: ConvolutionRecipe(seed=seed), slow=True),
         Row("fine-tuned", f"{vit}, all weights, published rates, {config.epochs} epochs",
             lambda: NetworkRecipe(config.but(run="fine-tuned", train_mode="all", learning_rate=PAPER.learning_rate,
                                              head_learning_rate=None, feature_blocks=None)), slow=True),
@@ -158,7 +162,13 @@ def _linear(strength: float) -> Pipeline:
 
 
 def fill_table(
-    table: pd.DataFrame, rows: list[Row], protocols: tuple[str, ...], config: Config, *, models: Path = paths.MODELS
+    table: pd.DataFrame,
+    rows: list[Row],
+    protocols: tuple[str, ...],
+    config: Config,
+    *,
+    splits: Path,
+    models: Path = paths.MODELS,
 ) -> dict[str, Any]:
     """Every row on every protocol; answers that are there already, of the same code and images, are taken.
 
@@ -166,21 +176,25 @@ def fill_table(
         table: `src.audit.Audit.table`.
         rows: Of `table_rows`.
         protocols: Names, see `src.splits`.
-        config: Its seed decides the splits.
+        config: Its seed decides the splits that are not there yet.
+        splits: Folder of the splits' files.
         models: Folder of the cache.
 
     Returns:
         The content of ``baselines.json``: ``rows``, by name ``about`` and ``protocols`` (see
         `src.protocols.protocol_report`); ``run``.
+
+    Raises:
+        ValueError: If a split's file is of other images.
     """
-    splits = {protocol: _splits(table, protocol, config.seed) for protocol in protocols}
+    members_of = {protocol: _splits(table, protocol, config.seed, splits) for protocol in protocols}
     jobs = [(row, protocol) for row in rows for protocol in protocols]
     create = {row.name: functools.cache(row.create) for row in rows}
     report: dict[str, Any] = {"rows": {}, "run": _describe_run(config, table)}
     for row, protocol in (bar := tqdm(jobs, desc="table", unit="entry")):
         bar.set_postfix_str(f"{row.name}, {protocol}")
         answers = {}
-        for name, members in tqdm(splits[protocol].items(), desc=row.name, unit="split", leave=False):
+        for name, members in tqdm(members_of[protocol].items(), desc=row.name, unit="split", leave=False):
             file = models / "cache" / "answers" / f"{row.name}-{_identity(row, members, config)}.pt"
             if not file.is_file():
                 _save_answers(create[row.name]().answer(members), file)
@@ -190,17 +204,26 @@ def fill_table(
     return report
 
 
-def _splits(table: pd.DataFrame, protocol: str, seed: int) -> dict[str, list[pd.DataFrame]]:
+def _splits(table: pd.DataFrame, protocol: str, seed: int, folder: Path) -> dict[str, list[pd.DataFrame]]:
     """The splits of a protocol by name, each with the members that a recipe is fitted for."""
-    if protocol not in FOLD_PROTOCOLS:
-        return {protocol: [split_index(table, protocol, seed=seed)]}
-    folds = split_folds(table, protocol, seed=seed)
-    return {name: rotations(fold, seed=seed) if protocol == HONEST_PROTOCOL else [fold] for name, fold in folds.items()}
+    folds = protocol in FOLD_PROTOCOLS
+    made = split_folds(table, protocol, seed=seed) if folds else {protocol: split_index(table, protocol, seed=seed)}
+    found = {name: _kept(split, table, folder / f"{name}.csv.gz") for name, split in made.items()}
+    return {name: rotations(s, seed=seed) if protocol == HONEST_PROTOCOL else [s] for name, s in found.items()}
+
+
+def _kept(split: pd.DataFrame, table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The split in its file, which is written if it is not there."""
+    if file.is_file():
+        return load_split(file, table)
+    save_split(split, file)
+    return split
 
 
 def _identity(row: Row, members: list[pd.DataFrame], config: Config) -> str:
     """Changes with the images, the split, the settings and the recipes' code."""
-    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("recipes.py", "texture.py")]
+    names = ("recipes.py", "texture.py", "convnet.py")
+    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names]
     images = ["|".join(split["file"] + " " + split["label"] + " " + split["part"]) for split in members]
     text = repr((row.name, row.about, sorted(config.to_dict().items()), images, code))
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -233,12 +233,13 @@ def mvtec_split(table: pd.DataFrame, protocol: str, *, seed: int = 0) -> tuple[p
 
 
 def save_split(table: pd.DataFrame, path: Path) -> Path:
-    """Writes a split as CSV, columns path (relative), label, group and part."""
+    """Writes a split as CSV, packed if the path ends in .gz: columns path (relative), label, group and part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = table[["file", "label", "group", "part"]].rename(columns={"file": "path"})
     part = path.with_name(path.name + ".part")
-    columns.to_csv(part, index=False)
+    # Without the time in it, the same split is the same file.
+    columns.to_csv(part, index=False, compression={"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None)
     part.replace(path)
     return path
 
@@ -253,6 +254,9 @@ def load_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     known = table.set_index("file")["label"].reindex(saved.index)
     wrong = saved.index[known != saved["label"]]
     if len(wrong):
-        raise ValueError(f"{path} does not fit the images: {wrong[0]} is missing or has another label")
+        raise ValueError(
+            f"{path} does not fit the images: {wrong[0]} is missing or has another label. Delete the file to draw the "
+            "split anew, or give another folder."
+        )
     rows = table[table["file"].isin(saved.index)]
     return rows.assign(**{name: rows["file"].map(saved[name]) for name in ("group", "part")})

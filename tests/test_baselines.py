@@ -47,22 +47,44 @@ def test_every_protocol_has_an_entry_and_answers_are_kept(images, numbers, tmp_p
         return NumbersRecipe(numbers, (LogisticRegression(),))
 
     row = Row("linear", "logistic regression", create)
-    report = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), models=tmp_path)
+    report = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
     assert made == [1]
     entries = report["rows"]["linear"]["protocols"]
     assert set(entries) == set(ALL_PROTOCOLS)
     assert len(entries[HONEST_PROTOCOL]) == 5 and len(entries["leave-one-defect-out"]) == 25
     assert len(entries["within-hide"]) == 12
-    again = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), models=tmp_path)
+    again = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
     assert made == [1] and again == report
-    fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), models=tmp_path)
+    with pytest.raises(ValueError, match="is missing.*Delete the file"):
+        fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
+    fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), splits=tmp_path / "others", models=tmp_path)
     assert made == [1, 1]  # other images, other answers
+
+
+def test_splits_are_files_and_files_decide(images, numbers, tmp_path):
+    row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),)))
+    options = {"splits": tmp_path / "splits", "models": tmp_path}
+    fill_table(images, [row], ("random-60-20-20", HONEST_PROTOCOL), Config(run="table"), **options)
+    files = sorted(file.relative_to(tmp_path / "splits").as_posix() for file in options["splits"].rglob("*.csv.gz"))
+    assert files == [*(f"hide-5fold/{i}.csv.gz" for i in range(1, 6)), "random-60-20-20.csv.gz"]
+    one = options["splits"] / "random-60-20-20.csv.gz"
+    kept, table = one.read_bytes(), pd.read_csv(one)
+    assert list(table.columns) == ["path", "label", "group", "part"]
+    table["part"] = table["part"].replace({"test": "train", "train": "test"})
+    table.to_csv(one, index=False)
+    report = fill_table(images, [row], ("random-60-20-20",), Config(run="table"), **options)
+    found = report["rows"]["linear"]["protocols"]["random-60-20-20"]["n"]
+    assert found == (table["part"] == "test").sum() > len(images) / 2
+    one.unlink()
+    fill_table(images, [row], ("random-60-20-20",), Config(run="table"), **options)
+    assert one.read_bytes() == kept
 
 
 def test_kept_answers_give_the_same_report(images, numbers, tmp_path):
     row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),)))
+    options = {"splits": tmp_path / "splits", "models": tmp_path}
     first, second = (
-        fill_table(images, [row], (USUAL, HONEST_PROTOCOL), Config(run="table"), models=tmp_path) for _ in range(2)
+        fill_table(images, [row], (USUAL, HONEST_PROTOCOL), Config(run="table"), **options) for _ in range(2)
     )
     assert json.dumps(first) == json.dumps(second)
     entry = first["rows"]["linear"]["protocols"][HONEST_PROTOCOL]
@@ -74,9 +96,9 @@ def test_rows_are_named_and_only_training_by_hours_waits_to_be_asked_for(images)
     colours = pd.DataFrame(0.0, index=images.index, columns=list(baselines.COLOUR_NUMBERS))
     rows = table_rows(images.join(colours), HONEST)
     assert [row.name for row in rows] == [
-        "colour", "sharpness", "texture", "frozen", "frozen-blocks", "honest", "fine-tuned",
+        "colour", "sharpness", "texture", "frozen", "frozen-blocks", "honest", "cnn", "fine-tuned",
     ]  # fmt: skip
-    assert [row.name for row in rows if row.slow] == ["fine-tuned"]
+    assert [row.name for row in rows if row.slow] == ["cnn", "fine-tuned"]
     assert rows[0].create().answer  # the others read pictures
 
 
