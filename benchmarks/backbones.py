@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import paths
 from src.audit import COLOUR_NUMBERS
-from src.bank_calibration import choose_settings
+from src.bank_calibration import Normals, choose_settings
 from src.config import SAMPLE, Config
 from src.datasets import index_images, index_mvtec, load_image, load_mask
 from src.duplicates import exact_copies
@@ -87,7 +87,7 @@ def localisation(model: ViTMultiClassClassifier, mvtec: pd.DataFrame) -> dict[st
     normals, test = _parts(mvtec)
     depth = len(model.backbone.blocks)
     candidates = [BankSettings(blocks=(block,), side=448, tile=448) for block in range(1, depth)]
-    settings, scores = choose_settings(model, normals, candidates)
+    settings, scores = choose_settings(model, Normals.load(normals, "4-shot"), candidates)
     found = localise(model, normals, test, protocol=protocol_name(len(normals)), settings=settings)
     return {"block": settings.blocks[0], "painted_ap": max(scores), **_pixels(found.maps, found.masks)}
 

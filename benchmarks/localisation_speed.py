@@ -32,7 +32,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import paths
-from src.bank_calibration import choose_settings
+from src.bank_calibration import Normals, choose_settings
 from src.datasets import index_mvtec, load_image, load_mask
 from src.evaluation import write_results
 from src.model import ViTMultiClassClassifier
@@ -124,7 +124,7 @@ def main() -> None:
     normals, test = mvtec_split(index_mvtec(options.data), PROTOCOL)
     normals = list(normals["path"])
     model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=448).eval()
-    settings, _ = choose_settings(model, normals, device=torch.device("cpu"))
+    settings, _ = choose_settings(model, Normals.load(normals, PROTOCOL))
     side, seen = settings.side, list(test["path"][:: len(test) // SEEN][:SEEN])
     methods = {"ours": ours(model, normals, settings)}
     quality = {}

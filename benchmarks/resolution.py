@@ -36,8 +36,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src import bank_calibration
-from src.bank_calibration import Normals, choose_settings, choose_thresholds
+from src.bank_calibration import Normals, choose_pixel_threshold, choose_settings
 from src.datasets import index_mvtec, load_image, load_mask
 from src.evaluation import write_results
 from src.model import ViTMultiClassClassifier
@@ -48,7 +47,6 @@ SMALL = 0.003  # share of the picture
 PAINTED_SCALE, PAINTED_EACH = 0.25, 6
 FALSE_POSITIVES = 0.001
 LARGE = (4608, 3288)
-bank_calibration.LIGHT = (1.0,)  # other light decides image thresholds, of which none is used here
 
 
 class Seen:
@@ -59,12 +57,12 @@ class Seen:
     ) -> None:
         self.size = size
         files = [self._save(path, folder / f"{size}_{number}.png") for number, path in enumerate(normals)]
-        if blocks:
-            settings = replace(default_settings(model, load_image(files[0])), blocks=blocks)
-        else:
-            settings, _ = choose_settings(model, files)
         pictures = Normals.load(files, "the benchmark")
-        self.threshold = choose_thresholds(model, pictures, settings).pixel
+        if blocks:
+            settings = replace(default_settings(model, pictures.wholes[0]), blocks=blocks)
+        else:
+            settings, _ = choose_settings(model, pictures)
+        self.threshold, _, _ = choose_pixel_threshold(model, pictures, settings)
         self.bank = pictures.whole_bank(model, settings)
 
     def _save(self, path: str, file: Path) -> str:

@@ -19,7 +19,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.datasets import load_image
-from src.features import choose_device
 from src.model import ViTMultiClassClassifier
 from src.patch_bank import BankSettings, PatchBank, default_settings, select_blocks, turns_of
 from src.pixel_metrics import best_pixel_threshold, threshold_metrics
@@ -114,30 +113,20 @@ def candidate_settings(model: ViTMultiClassClassifier, picture: Image.Image) -> 
 
 
 def choose_settings(
-    model: ViTMultiClassClassifier,
-    normal_paths: list[str],
-    candidates: Iterable[BankSettings] | None = None,
-    *,
-    device: torch.device | None = None,
+    model: ViTMultiClassClassifier, normals: Normals, candidates: Iterable[BankSettings] | None = None
 ) -> tuple[BankSettings, list[float]]:
     """The settings whose maps find painted defects best, without any test image.
 
     Args:
-        model: Its backbone gives the patch tokens.
-        normal_paths: Normal images, one or more; each is painted on and compared with the others.
+        model: Its backbone gives the patch tokens; on whatever device it is.
+        normals: Each picture is painted on and compared with the others.
         candidates: One or more; None takes `candidate_settings`. Those that differ only in blocks and neighbours
             share the passes through the network.
-        device: None chooses.
 
     Returns:
         The best candidate, and each one's pixel average precision, in [0, 1], on 40 or more painted images.
-
-    Raises:
-        ValueError: Without a normal image.
     """
-    normals = Normals.load(normal_paths, "choosing settings")
-    model = model.to(device or choose_device())
-    candidates = list(candidates or candidate_settings(model, load_image(normal_paths[0])))
+    candidates = list(candidates or candidate_settings(model, normals.wholes[0]))
     scores: dict[BankSettings, float] = {}
     for kind in dict.fromkeys(map(_without_blocks, candidates)):
         group = [settings for settings in candidates if _without_blocks(settings) == kind]
@@ -148,20 +137,28 @@ def choose_settings(
     return max(candidates, key=scores.__getitem__), [scores[settings] for settings in candidates]
 
 
+def choose_pixel_threshold(
+    model: ViTMultiClassClassifier, normals: Normals, settings: BankSettings
+) -> tuple[float, float, int]:
+    """The value of maps of highest F1 on painted defects, that F1, and the number of painted pictures."""
+    (maps,), masks = _painted_maps(model, normals, [settings])
+    threshold = best_pixel_threshold(maps, masks)
+    return threshold, threshold_metrics(maps, masks, threshold=threshold)["pixel_f1_at_threshold"], len(masks)
+
+
 def choose_thresholds(model: ViTMultiClassClassifier, normals: Normals, settings: BankSettings) -> Thresholds:
     """Thresholds of maps and of image scores from normal pictures alone.
 
-    Pixels: the value of highest F1 on painted defects. Images: the score that the next normal picture exceeds with a
-    chance of 5 %, if log scores are normally distributed: mean + t * deviation * sqrt(1 + 1/k), with Student's t of
-    k - 1 degrees of freedom for k pictures judged, so that few pictures give a cautious threshold. Each is judged under
-    each pair of factors of `LIGHT` (and turned, if the bank holds turned pictures), by a bank of one picture less than
-    in use, which makes scores slightly higher: another caution.
+    Pixels: see `choose_pixel_threshold`. Images: the score that the next normal picture exceeds with a chance of 5 %,
+    if log scores are normally distributed: mean + t * deviation * sqrt(1 + 1/k), with Student's t of k - 1 degrees of
+    freedom for k pictures judged, so that few pictures give a cautious threshold. Each is judged under each pair of
+    factors of `LIGHT` (and turned, if the bank holds turned pictures), by a bank of one picture less than in use, which
+    makes scores slightly higher: another caution.
 
     Source:
         Prediction interval for one further observation of a normal distribution, any textbook of statistics.
     """
-    (maps,), masks = _painted_maps(model, normals, [settings])
-    pixel = best_pixel_threshold(maps, masks)
+    pixel, painted_f1, painted = choose_pixel_threshold(model, normals, settings)
     bank = normals.bank(model, settings)
     scores = []
     for number, others in _held_out(normals, bank, normals.rows(bank)):
@@ -172,10 +169,10 @@ def choose_thresholds(model: ViTMultiClassClassifier, normals: Normals, settings
     return Thresholds(
         pixel=pixel,
         image=prediction_bound(np.array(scores)),
-        pixel_source=f"highest F1 on {len(masks)} defects painted on {pieces}, each judged by the others",
+        pixel_source=f"highest F1 on {painted} defects painted on {pieces}, each judged by the others",
         image_source=f"{FALSE_ALARMS:.0%} false alarms expected from {pieces}, each judged by the others at "
         f"brightnesses and contrasts of {min(LIGHT)} to {max(LIGHT)}",
-        painted_f1=threshold_metrics(maps, masks, threshold=pixel)["pixel_f1_at_threshold"],
+        painted_f1=painted_f1,
         held_out_scores=tuple(scores),
     )
 

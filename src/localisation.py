@@ -88,7 +88,7 @@ def localise(
     model = model.to(device or choose_device())
     source = "given"
     if settings is None:
-        settings, tried = choose_settings(model, normal_paths, device=device)
+        settings, tried = choose_settings(model, normals)
         source = f"highest pixel AP, {max(tried):.3f}, of {len(tried)} candidates on defects painted on normal images"
     thresholds = choose_thresholds(model, normals, settings)
     bank = normals.whole_bank(model, settings)

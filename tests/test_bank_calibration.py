@@ -4,7 +4,6 @@ import inspect
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import average_precision_score
@@ -23,7 +22,6 @@ from src.patch_bank import BankSettings, PatchBank
 from src.pixel_metrics import best_pixel_threshold
 from src.synthetic_defects import add_synthetic_defect
 
-CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("small_and_quick")
 
 
@@ -52,7 +50,7 @@ def test_settings_are_chosen_by_pixel_ap_on_painted_defects(model, normals):
         settings(model, blocks=(0,)), settings(model, blocks=(0, 2)), settings(model, blocks=(2,), neighbours=2),
         settings(model, turns=True), settings(model, side=64, smoothing=1.0),
     ]  # fmt: skip
-    best, scores = choose_settings(model, normals, candidates, device=CPU)
+    best, scores = choose_settings(model, Normals.load(normals, "a test"), candidates)
     for candidate, score in zip(candidates, scores, strict=True):
         maps, masks = literal_painted(model, normals, candidate)
         assert score == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-4)
@@ -67,11 +65,11 @@ def test_candidates_fit_any_depth(model):
 
 
 def test_without_candidates_the_models_own_are_tried(model, normals):
-    best, scores = choose_settings(model, normals, device=CPU)
+    best, scores = choose_settings(model, Normals.load(normals, "a test"))
     wanted = candidate_settings(model, load_image(normals[0]))
     assert best in wanted and len(scores) == len(wanted)
-    with pytest.raises(ValueError, match="choosing settings has no normal image"):
-        choose_settings(model, [], device=CPU)
+    with pytest.raises(ValueError, match="a test has no normal image"):
+        Normals.load([], "a test")
 
 
 # -- thresholds -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from src import localisation
+from src.datasets import load_image
 from src.localisation import TokenMemory, localise, protocol_name, transfer_normals
 from src.patch_bank import BankSettings
 
@@ -46,13 +47,13 @@ def test_settings_are_used_and_reported(model, normals, test_rows, found):
 def test_without_settings_they_are_chosen_on_the_normal_images(model, normals, test_rows, monkeypatch):
     asked = []
 
-    def choose(model, paths, *, device):
-        asked.append(paths)
+    def choose(model, found):
+        asked.append(found.pictures)
         return settings(model, blocks=(0, 1)), [0.25, 0.5]
 
     monkeypatch.setattr(localisation, "choose_settings", choose)
     found = localise(model, normals, test_rows, protocol="4-shot", device=CPU)
-    assert asked == [normals] and found.settings["blocks"] == (0, 1)
+    assert asked == [[load_image(path) for path in normals]] and found.settings["blocks"] == (0, 1)
     assert "0.500, of 2 candidates on defects painted" in found.settings["settings_source"]
 
 
