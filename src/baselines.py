@@ -63,7 +63,7 @@ class Row:
     create: Callable[
         [], NumbersRecipe | NetworkRecipe | ConvolutionRecipe
     ]  # called when the recipe is first needed: its features take minutes
-    slow: bool = False  # half an hour or more on a processor: only when asked for by name
+    slow: bool = False  # most of an hour on a processor: only when asked for, and on two protocols
     code: tuple[str, ...] = ("recipes.py", "texture.py")  # answers of other code are not taken
 
 
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="honest", help="whose backbone the ViT rows use")
     parser.add_argument("--weights", help="a backbone's weights file instead of the preset's source")
     parser.add_argument("--rows", nargs="+", help="names of rows; default: all but the slow ones")
+    parser.add_argument("--slow", action="store_true", help="also the rows of trained networks, hours on a processor")
     parser.add_argument("--protocols", nargs="+", choices=ALL_PROTOCOLS, default=ALL_PROTOCOLS)
     parser.add_argument("--reports", type=Path, default=paths.REPORTS / "baselines", help="folder that is written")
     arguments = parser.parse_args()
@@ -86,7 +87,7 @@ def main() -> None:
         unknown = set(arguments.rows or ()) - {row.name for row in rows}
         if unknown:
             parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(row.name for row in rows)}")
-        chosen = [row for row in rows if (row.name in arguments.rows if arguments.rows else not row.slow)]
+        chosen = [r for r in rows if (r.name in arguments.rows if arguments.rows else arguments.slow or not r.slow)]
         report = fill_table(table, chosen, arguments.protocols, config, splits=arguments.reports / "splits")
     except (FileNotFoundError, WeightsError, ValueError) as error:
         parser.exit(1, f"{error}\n")
@@ -191,7 +192,7 @@ def fill_table(
         ValueError: If a split's file is of other images.
     """
     members_of = {protocol: _splits(table, protocol, config.seed, splits) for protocol in protocols}
-    jobs = [(row, protocol) for row in rows for protocol in protocols]
+    jobs = [(r, protocol) for r in rows for protocol in protocols if not r.slow or protocol in (USUAL, HONEST_PROTOCOL)]
     create = {row.name: functools.cache(row.create) for row in rows}
     report: dict[str, Any] = {"rows": {}, "run": _describe_run(config, table)}
     for row, protocol in (bar := tqdm(jobs, desc="table", unit="entry")):
