@@ -50,7 +50,7 @@ from src.splits import FOLD_PROTOCOLS, load_split, rotations, save_split, split_
 from src.texture import texture_table
 
 SHARPNESS = "texture_287"  # see `src.texture.texture_numbers`: its last number
-FINE_TUNING_EPOCHS = 3  # 15 are published; five hours on two cores
+FINE_TUNING_EPOCHS = 3  # 15 are published; that would be five hours on two cores
 ALL_PROTOCOLS = (USUAL, "random-60-20-20", *FOLD_PROTOCOLS)
 
 
@@ -63,7 +63,7 @@ class Row:
     create: Callable[
         [], NumbersRecipe | NetworkRecipe | ConvolutionRecipe
     ]  # called when the recipe is first needed: its features take minutes
-    slow: bool = False  # most of an hour on a processor: only when asked for, and on two protocols
+    slow: bool = False  # most of an hour on a processor: only when asked for, and only on the honest protocol
     code: tuple[str, ...] = ("recipes.py", "texture.py")  # answers of other code are not taken
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="honest", help="whose backbone the ViT rows use")
     parser.add_argument("--weights", help="a backbone's weights file instead of the preset's source")
     parser.add_argument("--rows", nargs="+", help="names of rows; default: all but the slow ones")
-    parser.add_argument("--slow", action="store_true", help="also the rows of trained networks, hours on a processor")
+    parser.add_argument("--slow", action="store_true", help="also the rows of trained networks, on hide-5fold: hours")
     parser.add_argument("--protocols", nargs="+", choices=ALL_PROTOCOLS, default=ALL_PROTOCOLS)
     parser.add_argument("--reports", type=Path, default=paths.REPORTS / "baselines", help="folder that is written")
     arguments = parser.parse_args()
@@ -192,7 +192,7 @@ def fill_table(
         ValueError: If a split's file is of other images.
     """
     members_of = {protocol: _splits(table, protocol, config.seed, splits) for protocol in protocols}
-    jobs = [(r, protocol) for r in rows for protocol in protocols if not r.slow or protocol in (USUAL, HONEST_PROTOCOL)]
+    jobs = [(r, protocol) for r in rows for protocol in protocols if not r.slow or protocol == HONEST_PROTOCOL]
     create = {row.name: functools.cache(row.create) for row in rows}
     report: dict[str, Any] = {"rows": {}, "run": _describe_run(config, table)}
     for row, protocol in (bar := tqdm(jobs, desc="table", unit="entry")):
