@@ -53,6 +53,8 @@ SHARPNESS = "texture_287"  # see `src.texture.texture_numbers`: its last number
 FINE_TUNING_EPOCHS = 3  # 15 are published; that would be five hours on two cores
 ALL_PROTOCOLS = (USUAL, "random-60-20-20", *FOLD_PROTOCOLS)
 
+Recipe = NumbersRecipe | NetworkRecipe | ConvolutionRecipe
+
 
 @dataclass(frozen=True)
 class Row:
@@ -60,9 +62,7 @@ class Row:
 
     name: str
     about: str  # for readers
-    create: Callable[
-        [], NumbersRecipe | NetworkRecipe | ConvolutionRecipe
-    ]  # called when the recipe is first needed: its features take minutes
+    create: Callable[[], Recipe]  # called when the recipe is first needed: its features take minutes
     slow: bool = False  # most of an hour on a processor: only when asked for, and only on the honest protocol
     code: tuple[str, ...] = ("recipes.py", "texture.py")  # answers of other code are not taken
 
