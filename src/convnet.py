@@ -46,14 +46,14 @@ class ConvolutionRecipe:
         parts = {name: rows.reset_index(drop=True) for name, rows in split.groupby("part")}
         pictures = {name: _read_all(rows) for name, rows in parts.items()}
         network = self._train(pictures["train"], torch.from_numpy(class_indices(parts["train"])), device)
-        features = {name: _features(network, found, device) for name, found in pictures.items()}
         normal = torch.from_numpy((parts["train"]["label"] == NORMAL_CLASS).to_numpy())
+        bank = _features(network, pictures["train"][normal], device) if normal.any() else None
 
         def judge(name: str):
+            features = _features(network, pictures[name], device)
             with torch.inference_mode():
-                probabilities = network.get_classifier().cpu()(features[name]).softmax(1).numpy()
-            bank = features["train"][normal]
-            similarity = cosine_anomaly_scores(features[name], bank).numpy() if len(bank) else None
+                probabilities = network.get_classifier().cpu()(features).softmax(1).numpy()
+            similarity = None if bank is None else cosine_anomaly_scores(features, bank).numpy()
             return predictions_of(parts[name], probabilities, similarity)
 
         return Answers(judge("validation"), judge("test"))

@@ -67,6 +67,7 @@ def test_the_table_holds_the_figures_with_their_intervals(report):
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
     assert "- honest: the honest row" in text
+    assert "hide 5-fold: macro-F1" in lines[0] and "60/20/20" not in lines[0]  # no row was filled on it
 
 
 def test_a_table_without_both_numbers_has_no_figures(report, tmp_path):
