@@ -85,10 +85,11 @@ def _choose(features: np.ndarray, labels: np.ndarray, fit: np.ndarray, validatio
 
 def localisation(model: ViTMultiClassClassifier, mvtec: pd.DataFrame) -> dict[str, object]:
     normals, test = _parts(mvtec)
+    protocol = protocol_name(len(normals))
     depth = len(model.backbone.blocks)
     candidates = [BankSettings(blocks=(block,), side=448, tile=448) for block in range(1, depth)]
-    settings, scores = choose_settings(model, Normals.load(normals, "4-shot"), candidates)
-    found = localise(model, normals, test, protocol=protocol_name(len(normals)), settings=settings)
+    settings, scores = choose_settings(model, Normals.load(normals, protocol), candidates)
+    found = localise(model, normals, test, protocol=protocol, settings=settings)
     return {"block": settings.blocks[0], "painted_ap": max(scores), **_pixels(found.maps, found.masks)}
 
 

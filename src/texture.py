@@ -63,13 +63,17 @@ def texture_numbers(picture: Image.Image) -> np.ndarray:
     Source:
         Ojala et al., IEEE TPAMI 2002 (patterns); Haralick et al., IEEE SMC 1973 (co-occurrence).
     """
-    grey, grain = _grey(picture), grain_of(picture)
+    grey = _grey(picture)
+    grain = _grain(grey)
     return np.concatenate([_patterns(grey), _together(grain), _spectrum(grain)])
 
 
 def grain_of(picture: Image.Image) -> np.ndarray:
     """The picture as grey at 227 x 227 px, less and over its slow changes of light: float32, (227, 227), about 0."""
-    grey = _grey(picture)
+    return _grain(_grey(picture))
+
+
+def _grain(grey: np.ndarray) -> np.ndarray:
     light = gaussian_filter(grey, ILLUMINATION)
     return (grey - light) / (light + 8)  # 8 grey levels: black has no grain to divide by
 
