@@ -19,11 +19,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from src.config import CLASS_NAMES, NORMAL_CLASS
 from src.duplicates import NEAR, copy_groups, exact_copies, near_duplicates
 from src.hides import HIDE_DISTANCE, group_hides
-from src.splits import split_index
+from src.splits import FOLDS, split_index
 
 COLOUR_NUMBERS = ("red", "green", "blue", "red_std", "green_std", "blue_std")
 OTHER_DISTANCES = (8.0, 9.0, 11.0, 12.0)  # that the hides are grouped with too, to see how stable they are
-FOLDS = 5
 
 
 @dataclass(frozen=True)

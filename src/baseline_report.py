@@ -18,27 +18,36 @@ from matplotlib.figure import Figure
 
 from src.eda_plots import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, set_title
 from src.evaluation import METHODS, write_results
-from src.plots import readable, save_figure
+from src.plots import plot_confusion_matrix, readable, save_figure
 
 log = logging.getLogger(__name__)
 
 USUAL, HONEST_PROTOCOL = "random-80-20", "hide-5fold"
+BEST = "honest"  # the row that is shown in detail
 CHANCE_F1 = 1 / 6
 
 
 def write_baselines(report: dict[str, Any], folder: Path) -> list[Path]:
-    """``baselines.json``, ``baselines.md``, ``usual_and_honest.png`` and ``reliability.png``; returns their paths."""
+    """``baselines.json``, ``baselines.md`` and, where a row has both protocols, figures; returns their paths.
+
+    Figures: ``usual_and_honest.png`` of all such rows; ``reliability.png`` and ``confusion_hide_5fold.png`` of the row
+    ``honest``.
+    """
     folder = Path(folder)
     written = write_results(report, markdown_table(report), folder / "baselines")
     pairs = {name: row["protocols"] for name, row in report["rows"].items()
              if {USUAL, HONEST_PROTOCOL} <= set(row["protocols"])}  # fmt: skip
     if pairs:
         entries = {name: (found[USUAL], found[HONEST_PROTOCOL]) for name, found in pairs.items()}
-        last = list(entries)[-1]
-        figures = {
-            "usual_and_honest": plot_usual_and_honest(entries),
-            "reliability": plot_reliability({USUAL: entries[last][0], HONEST_PROTOCOL: entries[last][1]}, name=last),
-        }
+        figures = {"usual_and_honest": plot_usual_and_honest(entries)}
+        if BEST in entries:
+            usual, honest = entries[BEST]
+            figures["reliability"] = plot_reliability({USUAL: usual, HONEST_PROTOCOL: honest}, name=BEST)
+            figures["confusion_hide_5fold"] = plot_confusion_matrix(
+                np.array(honest["confusion_matrix"]), tuple(honest["class_names"]),
+                title=f"{BEST}, {HONEST_PROTOCOL}, {honest['n']} images, {honest['hides']} hides\n"
+                f"macro-F1 {_with_interval(honest, 'macro_f1')}",
+            )  # fmt: skip
         written += [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
     return written
 
@@ -49,7 +58,7 @@ def images_digest(table: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def read_protocols(folder: Path, table: pd.DataFrame, *, row: str = "honest") -> dict[str, Any]:
+def read_protocols(folder: Path, table: pd.DataFrame, *, row: str = BEST) -> dict[str, Any]:
     """``protocols`` of one row of a table of baselines; empty, with a hint, if there is none for these images.
 
     Args:
@@ -65,20 +74,22 @@ def read_protocols(folder: Path, table: pd.DataFrame, *, row: str = "honest") ->
     return report["rows"][row]["protocols"]
 
 
-def headline(usual: Mapping[str, Any], protocols: Mapping[str, Any]) -> str:
-    """Both numbers in a few lines: this run on the usual protocol, and the best that is known on the honest one.
+def headline(summary: Mapping[str, Any], protocols: Mapping[str, Any]) -> str:
+    """A run's figures, and below them those of the best recipe that is known on the usual protocol and the honest one.
 
     Args:
-        usual: Of `src.evaluation.summarise`, protocol ``random-80-20``.
+        summary: Of `src.evaluation.summarise`.
         protocols: Of `read_protocols`.
     """
-    honest = protocols[HONEST_PROTOCOL]
-    return "\n".join([
-        f"usual   ({USUAL}, n = {usual['total_samples']}): macro-F1 {_with_interval(usual, 'macro_f1')}, "
-        f"hybrid AUROC {_with_interval(_hybrid(usual), 'roc_auc')}",
-        f"honest  ({HONEST_PROTOCOL}, n = {honest['n']}, {honest['hides']} hides): macro-F1 "
-        f"{_with_interval(honest, 'macro_f1')}, hybrid AUROC {_with_interval(_hybrid(honest), 'roc_auc')}",
-    ])  # fmt: skip
+    lines = [("this run", summary["run"]["protocol"], summary, f"n = {summary['total_samples']}")]
+    for name in (USUAL, HONEST_PROTOCOL):
+        entry = protocols[name]
+        lines.append((BEST, name, entry, f"n = {entry['n']}, {entry['hides']} hides"))
+    return "\n".join(
+        f"{who:9}{name:13} ({images}): macro-F1 {_with_interval(entry, 'macro_f1')}, "
+        f"hybrid AUROC {_with_interval(_hybrid(entry), 'roc_auc')}"
+        for who, name, entry, images in lines
+    )
 
 
 def markdown_table(report: Mapping[str, Any]) -> str:
@@ -115,9 +126,30 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     lines.insert(1, "|---" * sum(filled) + "|")
     facts = report["run"]
     lines += ["", *(f"- {name}: {row['about']}" for name, row in report["rows"].items()), "",
-              f"Seed {facts['seed']}; thresholds from validation by hide; brackets: 95 % intervals, bootstrap over "
-              "hides (hide 5-fold) or images (random)."]  # fmt: skip
+              f"Seed {facts['seed']}; thresholds from validation, by hide where hides are kept apart; brackets: 95 % "
+              "intervals, bootstrap over hides."]  # fmt: skip
+    best = report["rows"].get(BEST, {"protocols": {}})["protocols"].get(HONEST_PROTOCOL)
+    if best:
+        lines += ["", f"## The scores of `{BEST}` on {HONEST_PROTOCOL}", "", *_scores_table(best)]
     return "\n".join(lines) + "\n"
+
+
+def _scores_table(entry: Mapping[str, Any]) -> list[str]:
+    """Markdown lines: each score's figures at the thresholds of every rule, beside what the test scores would allow."""
+    rules = {"youden": "Youden", "f1": "F1", "false-alarms-5": "5 % false alarms", "false-alarms-1": "1 %"}
+    header = ["score", "ROC AUC, pooled", "mean over folds", "average precision",
+              *(f"recall (false alarms): {name}" for name in rules.values()),
+              "oracle, each fold's threshold from its test: recall at 5 %", "at 1 %"]  # fmt: skip
+    lines = [header, ["---"] * len(header)]
+    for name, found in entry["anomaly_detection_results"].items():
+        at = (found["rules"][rule] for rule in rules)
+        lines.append([
+            name, _with_interval(found, "roc_auc"), f"{found['roc_auc_split_mean']:.3f}",
+            _with_interval(found, "avg_precision"),
+            *(f"{figures['recall']:.3f} ({figures['false_alarm_rate']:.3f})" for figures in at),
+            f"{found['oracle']['recall_at_5']:.3f}", f"{found['oracle']['recall_at_1']:.3f}",
+        ])  # fmt: skip
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
 @mpl.rc_context(STYLE)

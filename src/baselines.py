@@ -2,7 +2,8 @@
 
 ``python -m src.baselines`` fills it. Answers on every split are kept in ``models/cache/answers``, so an interrupted run
 goes on and rows can be added one by one. Writes ``baselines.json``, ``baselines.md``, figures, and every split as a
-file in ``splits/``; splits that are there already are used as they are.
+file in ``splits/``; splits that are there already are used as they are. Images count as the same by name and label:
+delete the kept answers after replacing pictures under their old names.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import hashlib
 import logging
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +22,23 @@ import pandas as pd
 import sklearn
 import timm
 import torch
-from sklearn.base import ClassifierMixin
-from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier, VotingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 from tqdm import tqdm
 
 from src import paths
-from src.audit import COLOUR_NUMBERS, audit
+from src.audit import audit
 from src.backbone import WeightsError
 from src.baseline_report import HONEST_PROTOCOL, USUAL, images_digest, write_baselines
+from src.baseline_rows import Row, table_rows
 from src.checkpoints import load_file, save_atomically
-from src.config import PAPER, PRESETS, Config
-from src.convnet import ConvolutionRecipe
+from src.config import PRESETS, Config
 from src.datasets import class_indices, index_images
 from src.eda import describe_images
 from src.evaluation import Predictions
-from src.features import compute_features
-from src.model import create_model
 from src.protocols import Answers, protocol_report
-from src.recipes import NetworkRecipe, NumbersRecipe
 from src.splits import FOLD_PROTOCOLS, load_split, rotations, save_split, split_folds, split_index
-from src.texture import texture_table
 
-SHARPNESS = "texture_287"  # see `src.texture.texture_numbers`: its last number
-FINE_TUNING_EPOCHS = 3  # 15 are published; that would be five hours on two cores
 ALL_PROTOCOLS = (USUAL, "random-60-20-20", *FOLD_PROTOCOLS)
-
-Recipe = NumbersRecipe | NetworkRecipe | ConvolutionRecipe
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    name: str
-    about: str  # for readers
-    create: Callable[[], Recipe]  # called when the recipe is first needed: its features take minutes
-    slow: bool = False  # most of an hour on a processor: only when asked for, and only on the honest protocol
-    code: tuple[str, ...] = ("recipes.py", "texture.py")  # answers of other code are not taken
+SLOW_PROTOCOLS = (USUAL, HONEST_PROTOCOL)  # of rows that train networks
 
 
 def main() -> None:
@@ -73,7 +47,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="honest", help="whose backbone the ViT rows use")
     parser.add_argument("--weights", help="a backbone's weights file instead of the preset's source")
     parser.add_argument("--rows", nargs="+", help="names of rows; default: all but the slow ones")
-    parser.add_argument("--slow", action="store_true", help="also the rows of trained networks, on hide-5fold: hours")
+    parser.add_argument("--slow", action="store_true", help="also the rows that train networks, about two hours")
     parser.add_argument("--protocols", nargs="+", choices=ALL_PROTOCOLS, default=ALL_PROTOCOLS)
     parser.add_argument("--reports", type=Path, default=paths.REPORTS / "baselines", help="folder that is written")
     arguments = parser.parse_args()
@@ -93,76 +67,6 @@ def main() -> None:
         parser.exit(1, f"{error}\n")
     for path in write_baselines(report, arguments.reports):
         print(paths.relative(path))
-
-
-def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.MODELS) -> list[Row]:
-    """All rows, from the simplest to the strongest.
-
-    Args:
-        table: Images with the six colour numbers, see `src.eda.describe_images`.
-        config: Its backbone, weights and feature blocks are those of the ViT rows.
-        models: Folder of the cache.
-    """
-    colours = table.set_index("file")[list(COLOUR_NUMBERS)]
-    vit, blocks, seed = config.backbone, ", ".join(map(str, config.feature_blocks)), config.seed
-
-    def texture() -> pd.DataFrame:
-        return texture_table(table, cache=models / "cache")
-
-    def frozen(settings: Config) -> pd.DataFrame:
-        features = compute_features(create_model(settings), table, cache=models / "cache").numpy()
-        return pd.DataFrame(features, index=table["file"].to_list()).add_prefix("feature_")
-
-    forest = RandomForestClassifier(300, random_state=seed, n_jobs=-1)
-    coarse = RandomForestClassifier(300, min_samples_leaf=20, random_state=seed, n_jobs=-1)
-    machines = tuple(make_pipeline(StandardScaler(), SVC(C=c, probability=True, random_state=seed)) for c in (1, 10))
-    lines = tuple(map(_linear, (0.001, 0.01, 0.1)))
-    return [
-        Row("colour", "mean and deviation of red, green and blue; random forest",
-            lambda: NumbersRecipe(colours, (forest,))),
-        Row("sharpness", "one number, the finest ring's share of the spectrum; random forest",
-            lambda: NumbersRecipe(texture()[[SHARPNESS]], (coarse,))),
-        Row("texture", "grey patterns, co-occurrence and spectrum; SVM", lambda: NumbersRecipe(texture(), machines)),
-        Row("frozen", f"{vit}, frozen, its own output; logistic regression",
-            lambda: NumbersRecipe(frozen(config.but(feature_blocks=None)), lines)),
-        Row("frozen-blocks", f"{vit}, frozen, blocks {blocks}; logistic regression",
-            lambda: NumbersRecipe(frozen(config), lines)),
-        Row("honest", f"texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
-            lambda: honest_recipe(texture(), frozen(config), seed=seed)),
-        Row("cnn", "ResNet-18 from scratch on grey pictures freed of light; one network a split",
-            lambda: ConvolutionRecipe(seed=seed), slow=True, code=("recipes.py", "texture.py", "convnet.py")),
-        Row("fine-tuned", f"{vit}, all weights, published rates, {FINE_TUNING_EPOCHS} epochs; one network a split",
-            lambda: NetworkRecipe(PAPER.but(run="fine-tuned", backbone=vit, weights=config.weights,
-                                            image_size=config.image_size, epochs=FINE_TUNING_EPOCHS, seed=seed)),
-            slow=True),
-    ]  # fmt: skip
-
-
-def honest_recipe(texture: pd.DataFrame, features: pd.DataFrame, *, seed: int) -> NumbersRecipe:
-    """What carried furthest over to hides that training has not seen; ``references/experiments.md`` says what did not.
-
-    Args:
-        texture: Of `src.texture.texture_table`.
-        features: Of a frozen backbone, same index.
-        seed: Of the trees.
-    """
-
-    def on(columns: pd.Index, classifier: ClassifierMixin) -> Pipeline:
-        return make_pipeline(ColumnTransformer([("scaled", StandardScaler(), list(columns))]), classifier)
-
-    lines = on(texture.columns, LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
-    trees = on(texture.columns, ExtraTreesClassifier(
-        200, min_samples_leaf=3, max_features=0.1, class_weight="balanced", random_state=seed, n_jobs=-1
-    ))  # fmt: skip
-    tokens = on(features.columns, _linear(0.001))
-    members = [("lines", lines), ("trees", trees), ("tokens", tokens)]
-    mixtures = (VotingClassifier(members[:2], voting="soft"), VotingClassifier(members, voting="soft"))
-    return NumbersRecipe(texture.join(features), (lines, *mixtures))
-
-
-def _linear(strength: float) -> Pipeline:
-    """Logistic regression of that inverse regularisation."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500, class_weight="balanced"))
 
 
 def fill_table(
@@ -192,14 +96,15 @@ def fill_table(
         ValueError: If a split's file is of other images.
     """
     members_of = {protocol: _splits(table, protocol, config.seed, splits) for protocol in protocols}
-    jobs = [(r, protocol) for r in rows for protocol in protocols if not r.slow or protocol == HONEST_PROTOCOL]
+    jobs = [(r, protocol) for r in rows for protocol in protocols if not r.slow or protocol in SLOW_PROTOCOLS]
+    weights = _digest_of(config.weights)
     create = {row.name: functools.cache(row.create) for row in rows}
     report: dict[str, Any] = {"rows": {}, "run": _describe_run(config, table)}
     for row, protocol in (bar := tqdm(jobs, desc="table", unit="entry")):
         bar.set_postfix_str(f"{row.name}, {protocol}")
         answers = {}
         for name, members in tqdm(members_of[protocol].items(), desc=row.name, unit="split", leave=False):
-            file = models / "cache" / "answers" / f"{row.name}-{_identity(row, members, config)}.pt"
+            file = models / "cache" / "answers" / f"{row.name}-{_identity(row, members, config, weights)}.pt"
             if not file.is_file():
                 _save_answers(create[row.name]().answer(members), file)
             answers[name] = _load_answers(file, table)
@@ -224,11 +129,17 @@ def _kept(split: pd.DataFrame, table: pd.DataFrame, file: Path) -> pd.DataFrame:
     return split
 
 
-def _identity(row: Row, members: list[pd.DataFrame], config: Config) -> str:
-    """Changes with the images, the split, the settings and the recipes' code."""
+def _digest_of(weights: str) -> str:
+    """Changes with a weights file's content; the hub's weights are known by name."""
+    file = paths.SHIPPED_BACKBONE if weights == "shipped" else Path(weights)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
+
+
+def _identity(row: Row, members: list[pd.DataFrame], config: Config, weights: str) -> str:
+    """Changes with the images' names, the split, the settings, the weights and the row's code."""
     code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in row.code]
     images = ["|".join(split["file"] + " " + split["label"] + " " + split["part"]) for split in members]
-    text = repr((row.name, row.about, sorted(config.to_dict().items()), images, code))
+    text = repr((row.name, row.about, sorted(config.but(weights=weights).to_dict().items()), images, code))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -241,7 +152,7 @@ def _save_answers(answers: Answers, file: Path) -> None:
         }
         for name, part in (("validation", answers.validation), ("test", answers.test))
     }
-    save_atomically(parts, file)
+    save_atomically({**parts, "members": [torch.tensor(each) for each in answers.members]}, file)
 
 
 def _load_answers(file: Path, table: pd.DataFrame) -> Answers:
@@ -254,7 +165,7 @@ def _load_answers(file: Path, table: pd.DataFrame) -> Answers:
         scores = {method: values.numpy() for method, values in found["scores"].items()}
         return Predictions(rows, class_indices(rows), probabilities.argmax(1), probabilities, scores)
 
-    return Answers(part("validation"), part("test"))
+    return Answers(part("validation"), part("test"), tuple(each.numpy() for each in content["members"]))
 
 
 def _describe_run(config: Config, table: pd.DataFrame) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Settings of a run as one frozen value, and the two presets that the notebooks offer."""
+"""Settings of a run as one frozen value, and the presets that the notebooks offer."""
 
 from __future__ import annotations
 

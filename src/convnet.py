@@ -46,7 +46,7 @@ class ConvolutionRecipe:
         parts = {name: rows.reset_index(drop=True) for name, rows in split.groupby("part")}
         pictures = {name: _read_all(rows) for name, rows in parts.items()}
         network = self._train(pictures["train"], torch.from_numpy(class_indices(parts["train"])), device)
-        normal = torch.from_numpy((parts["train"]["label"] == NORMAL_CLASS).to_numpy())
+        normal = torch.from_numpy((parts["train"]["label"] == NORMAL_CLASS).to_numpy(copy=True))
         bank = _features(network, pictures["train"][normal], device) if normal.any() else None
 
         def judge(name: str):

@@ -28,10 +28,14 @@ AT_THRESHOLD = ("binary_accuracy", "precision", "recall", "f1", "false_alarm_rat
 
 @dataclass(frozen=True)
 class Answers:
-    """A recipe's answers on one split; ``scores`` are empty where training has no normal image."""
+    """A recipe's answers on one split; ``scores`` are empty where training has no normal image.
+
+    If the test answers are a mean over several models, ``members`` holds each one's probabilities, shape (n, 6).
+    """
 
     validation: Predictions
     test: Predictions
+    members: tuple[np.ndarray, ...] = ()
 
 
 def protocol_report(answers: Mapping[str, Answers], protocol: str, *, seed: int = 42) -> dict[str, Any]:
@@ -39,8 +43,8 @@ def protocol_report(answers: Mapping[str, Answers], protocol: str, *, seed: int 
 
     Args:
         answers: By the names of `src.splits.split_folds`, or one split of `src.splits.split_index`.
-        protocol: Its name decides what an interval resamples: hides where they are kept apart, else images.
-        seed: Of the bootstrap.
+        protocol: Its name; ``leave-one-defect-out`` is reported by absent class.
+        seed: Of the bootstrap. It draws whole hides: tiles of one are no independent images.
 
     Returns:
         ``splits``, ``n``, ``hides``, ``intervals`` (how); for ``leave-one-defect-out`` then ``per_defect``: for each
@@ -54,30 +58,31 @@ def protocol_report(answers: Mapping[str, Answers], protocol: str, *, seed: int 
 
         ``anomaly_detection_results``, for the three scores and the learned mix of two of them: ``roc_auc`` and
         ``avg_precision`` of the pooled scores with intervals, ``roc_auc_split_mean``, ``rules`` (figures at the
-        thresholds that a rule chose on validation), ``oracle`` (upper bounds, picked on the pooled test scores),
+        thresholds that a rule chose on validation), ``oracle`` (no results: each split's best threshold is picked on
+        its own test scores; ``accuracy``, and ``recall_at_1`` and ``recall_at_5`` with at most that share of false
+        alarms in every split),
         ``n_defective``, ``n_normal``; the mix also its ``weights`` by split.
     """
-    by_hide = protocol.startswith(("hide", "leave"))
     report = {
         "splits": len(answers),
         "n": sum(len(found.test.rows) for found in answers.values()),
         "hides": len({group for found in answers.values() for group in found.test.rows["group"]}),
-        "intervals": f"95 %, bootstrap over {'whole hides' if by_hide else 'images'}, 500 draws",
+        "intervals": "95 %, bootstrap over whole hides, 500 draws",
     }
     if protocol == "leave-one-defect-out":
         by_defect: dict[str, dict[str, Answers]] = {}
         for name, found in answers.items():
             by_defect.setdefault(name.split("/")[1], {})[name] = found
         per_defect = {
-            defect: {"anomaly_detection_results": anomaly_report(found, by_hide=True, seed=seed)}
+            defect: {"anomaly_detection_results": anomaly_report(found, seed=seed)}
             for defect, found in by_defect.items()
         }
         return {**report, "per_defect": per_defect}
     return {
         **report,
-        **_classes(answers, by_hide=by_hide, seed=seed),
+        **_classes(answers, seed=seed),
         "calibration": calibration_report(answers),
-        "anomaly_detection_results": anomaly_report(answers, by_hide=by_hide, seed=seed),
+        "anomaly_detection_results": anomaly_report(answers, seed=seed),
     }
 
 
@@ -89,9 +94,7 @@ def calibration_report(answers: Mapping[str, Answers]) -> dict[str, Any]:
     }
     targets = np.concatenate([found.test.targets for found in answers.values()])
     before = np.concatenate([found.test.probabilities for found in answers.values()])
-    after = np.concatenate([
-        at_temperature(found.test.probabilities, temperatures[name]) for name, found in answers.items()
-    ])  # fmt: skip
+    after = np.concatenate([_softened(found, temperatures[name]) for name, found in answers.items()])
     return {
         "temperatures": temperatures,
         "ece_before": expected_calibration_error(targets, before),
@@ -101,7 +104,13 @@ def calibration_report(answers: Mapping[str, Answers]) -> dict[str, Any]:
     }
 
 
-def anomaly_report(answers: Mapping[str, Answers], *, by_hide: bool, seed: int) -> dict[str, Any] | None:
+def _softened(found: Answers, temperature: float) -> np.ndarray:
+    """Test probabilities at that temperature. It was fitted on answers of single models: their mean comes after."""
+    members = found.members or (found.test.probabilities,)
+    return np.mean([at_temperature(probabilities, temperature) for probabilities in members], axis=0)
+
+
+def anomaly_report(answers: Mapping[str, Answers], *, seed: int) -> dict[str, Any] | None:
     """Figures of every score over the splits whose two parts have scores and both kinds of images."""
     usable = {name: found for name, found in answers.items() if _both_kinds(found)}
     if not usable:
@@ -112,22 +121,20 @@ def anomaly_report(answers: Mapping[str, Answers], *, by_hide: bool, seed: int) 
         for name, found in usable.items()
     }
     is_defect = np.concatenate([found.test.is_defect for found in usable.values()])
-    groups = np.concatenate([found.test.rows["group"] for found in usable.values()]) if by_hide else None
+    resample = {"groups": _groups(usable), "seed": seed}
     report = {}
     for method in (*METHODS, MIX):
         scores = np.concatenate([found.test.scores[method] for found in usable.values()])
-        every = binary_metrics(is_defect, scores, threshold=np.inf)
-        resample = {"groups": groups, "seed": seed}
         report[method] = {
-            "roc_auc": every["roc_auc"],
+            "roc_auc": float(roc_auc_score(is_defect, scores)),
             "roc_auc_interval": bootstrap_interval(roc_auc_score, is_defect, scores, **resample),
             "roc_auc_split_mean": float(np.mean([
                 roc_auc_score(found.test.is_defect, found.test.scores[method]) for found in usable.values()
             ])),
-            "avg_precision": every["avg_precision"],
+            "avg_precision": float(average_precision_score(is_defect, scores)),
             "avg_precision_interval": bootstrap_interval(average_precision_score, is_defect, scores, **resample),
             "rules": {rule: _at_rule(usable, method, rule) for rule in THRESHOLD_RULES},
-            "oracle": {k.removeprefix("oracle_"): v for k, v in every.items() if k.startswith("oracle_")},
+            "oracle": _oracle(usable, method),
             "n_defective": int(is_defect.sum()),
             "n_normal": int((~is_defect).sum()),
         }  # fmt: skip
@@ -168,11 +175,23 @@ def _at_rule(usable: Mapping[str, Answers], method: str, rule: str) -> dict[str,
     return {**{key: figures[key] for key in AT_THRESHOLD}, "thresholds": thresholds}
 
 
-def _classes(answers: Mapping[str, Answers], *, by_hide: bool, seed: int) -> dict[str, Any]:
+def _oracle(usable: Mapping[str, Answers], method: str) -> dict[str, float]:
+    """What the best threshold of each split would give, picked on its own test scores; pooled over the splits."""
+    found = [binary_metrics(a.test.is_defect, a.test.scores[method], threshold=np.inf) for a in usable.values()]
+    images = [len(a.test.rows) for a in usable.values()]
+    defects = [a.test.is_defect.sum() for a in usable.values()]
+    weights = {"accuracy": images, "recall_at_1": defects, "recall_at_5": defects}
+    return {k: float(np.average([each[f"oracle_{k}"] for each in found], weights=w)) for k, w in weights.items()}
+
+
+def _groups(answers: Mapping[str, Answers]) -> np.ndarray:
+    return np.concatenate([found.test.rows["group"] for found in answers.values()])
+
+
+def _classes(answers: Mapping[str, Answers], *, seed: int) -> dict[str, Any]:
     targets = np.concatenate([found.test.targets for found in answers.values()])
     predicted = np.concatenate([found.test.predicted for found in answers.values()])
-    groups = np.concatenate([found.test.rows["group"] for found in answers.values()]) if by_hide else None
-    resample = {"groups": groups, "seed": seed}
+    resample = {"groups": _groups(answers), "seed": seed}
     return {
         **multiclass_metrics(targets, predicted, CLASS_NAMES),
         "multiclass_accuracy_interval": bootstrap_interval(accuracy_score, targets, predicted, **resample),

@@ -101,7 +101,8 @@ def combine(members: Sequence[Answers]) -> Answers:
     """Validation answers of all members one after the other; test answers averaged."""
     tests = [member.test for member in members]
     scored = all(test.scores for test in tests)
-    probabilities = np.mean([test.probabilities for test in tests], axis=0)
+    each = tuple(test.probabilities for test in tests)
+    probabilities = np.mean(each, axis=0)
     test = Predictions(
         tests[0].rows, tests[0].targets, probabilities.argmax(1), probabilities,
         {name: np.mean([test.scores[name] for test in tests], axis=0) for name in METHODS} if scored else {},
@@ -113,4 +114,4 @@ def combine(members: Sequence[Answers]) -> Answers:
                                                                               "probabilities")),
         {name: np.concatenate([part.scores[name] for part in parts]) for name in METHODS} if scored else {},
     )  # fmt: skip
-    return Answers(validation, test)
+    return Answers(validation, test, each)

@@ -33,8 +33,13 @@ def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.Dat
             validation. Tiles of one hide, and copies of one file, land on both sides: its figures are too good.
         ``random-60-20-20``: as above, with 60, 20 and 20 %, of pictures that are no copy of another one. Tiles of one
             hide still land on both sides.
-        ``hide-60-20-20``: whole groups are drawn until they hold about 60, 20 and 20 % of the images; no group
-            is in two parts.
+        ``hide-60-20-20``: whole groups of pictures that are no copy of another one are drawn until they hold about 60,
+            20 and 20 % of them; no group is in two parts.
+
+    Args:
+        table: Rows with ``label`` and ``group``. Copies are known by ``file`` and ``copy_of``, see `src.audit.audit`.
+        protocol: One of the above.
+        seed: Of the draw.
 
     Raises:
         ValueError: If the protocol is unknown, a class is too small to stand in all three parts, or, for a split by
@@ -47,6 +52,7 @@ def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.Dat
         table = distinct(table)
         parts = _random_parts(table["label"], generator, test=0.2, validation=0.25)
     elif protocol == "hide-60-20-20":
+        table = distinct(table)
         parts = _group_parts(table["group"], generator)
     else:
         raise ValueError(f"protocol is {protocol!r}; expected one of {PROTOCOLS}")
@@ -114,8 +120,8 @@ def split_folds(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> dict[s
             the class is absent from training and validation, and test holds only that class and normal images, on
             hides that training has not seen. The true test of anomaly detection.
         ``within-hide``: one split for each hide that carries two classes or more with 20 images each: of each such
-            class the first 60 % by file number are training, the next 20 % validation, the last 20 % test. Colour
-            cannot help; neighbouring tiles meet at two borders only.
+            class the first 60 % by file number are training, the next 20 % validation, the last 20 % test. The hide's
+            colour cannot help, a photograph's can; neighbouring tiles meet at two borders only.
 
     Args:
         table: Rows with ``file``, ``label`` and ``group``, the hide.
@@ -149,7 +155,8 @@ def rotations(split: pd.DataFrame, *, seed: int = 42) -> list[pd.DataFrame]:
 
     Args:
         split: One of `split_folds`, of a protocol that keeps hides apart.
-        seed: As given there; the first rotation of ``hide-5fold`` is then the split itself.
+        seed: As given there; the first rotation of ``hide-5fold`` is then the split itself. Training and validation
+            are always drawn anew.
     """
     return list(_rotate(split, seed))
 
@@ -245,7 +252,7 @@ def save_split(table: pd.DataFrame, path: Path) -> Path:
 
 
 def load_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of an index in the parts that `save_split` wrote.
+    """The rows of an index in the parts that `save_split` wrote; images that the file does not name are left out.
 
     Raises:
         ValueError: If an image of the split is missing from the index, or its label has changed.

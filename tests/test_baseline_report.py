@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import metrics, protocols
+from src import metrics, paths, protocols
 from src.baseline_report import (
     HONEST_PROTOCOL,
     USUAL,
@@ -51,7 +51,7 @@ def report():
 def test_files_are_written_and_say_the_same(report, tmp_path):
     written = write_baselines(report, tmp_path)
     assert [path.name for path in written] == ["baselines.json", "baselines.md", "usual_and_honest.png",
-                                               "reliability.png"]  # fmt: skip
+                                               "reliability.png", "confusion_hide_5fold.png"]  # fmt: skip
     assert all(path.stat().st_size > 200 for path in written)
     assert json.loads(written[0].read_text())["rows"].keys() == report["rows"].keys()
     assert not plt.get_fignums()
@@ -65,7 +65,11 @@ def test_the_table_holds_the_figures_with_their_intervals(report):
     hybrid = entry["anomaly_detection_results"][next(iter(METHODS))]
     assert f"{hybrid['roc_auc']:.3f}" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
+    first, second = lines[:4], lines[4:]
+    assert len({line.count("|") for line in first}) == len({line.count("|") for line in second}) == 1
+    assert len(second) == 2 + len(METHODS) + 1  # and the learned mix
+    rule = hybrid["rules"]["youden"]
+    assert f"{rule['recall']:.3f} ({rule['false_alarm_rate']:.3f})" in second[2]
     assert "- honest: the honest row" in text
     assert "hide 5-fold: macro-F1" in lines[0] and "60/20/20" not in lines[0]  # no row was filled on it
 
@@ -88,6 +92,20 @@ def test_protocols_are_read_back_for_the_same_images_only(report, tmp_path):
 
 def test_both_numbers_lead(report):
     found = report["rows"]["honest"]["protocols"]
-    usual, honest = headline(found[USUAL] | {"total_samples": 48}, found).splitlines()
-    assert f"{found[USUAL]['macro_f1']:.3f}" in usual and "n = 48" in usual
+    summary = found[HONEST_PROTOCOL] | {"total_samples": 48, "run": {"protocol": "hide-60-20-20"}}
+    own, usual, honest = headline(summary, found).splitlines()
+    assert "hide-60-20-20 (n = 48)" in own and f"{summary['macro_f1']:.3f}" in own
+    assert USUAL in usual and f"{found[USUAL]['macro_f1']:.3f}" in usual
     assert f"{found[HONEST_PROTOCOL]['macro_f1']:.3f}" in honest and "6 hides" in honest
+
+
+def test_readme_quotes_the_committed_table():
+    report = json.loads((paths.ROOT / "reports" / "baselines" / "baselines.json").read_text(encoding="utf-8"))
+    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    for row in report["rows"].values():
+        entry = row["protocols"][HONEST_PROTOCOL]
+        low, high = entry["macro_f1_interval"]
+        assert f"| {entry['macro_f1']:.3f} [{low:.2f}, {high:.2f}] | {entry['multiclass_accuracy']:.3f} |" in readme
+        hybrid = entry["anomaly_detection_results"][next(iter(METHODS))]
+        low, high = hybrid["roc_auc_interval"]
+        assert f"| {hybrid['roc_auc']:.3f} [{low:.2f}, {high:.2f}] | {hybrid['roc_auc_split_mean']:.3f} |" in readme

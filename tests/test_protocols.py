@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from src import metrics, protocols
+from src.calibration import at_temperature, expected_calibration_error
 from src.config import CLASS_NAMES, NORMAL_CLASS
 from src.evaluation import METHODS, Predictions
 from src.metrics import THRESHOLD_RULES, choose_threshold
@@ -51,7 +52,6 @@ def test_figures_are_those_of_the_pooled_answers():
     low, high = report["macro_f1_interval"]
     assert low < report["macro_f1"] < high
     assert "whole hides" in report["intervals"]
-    assert "images" in protocol_report(answers, "random-80-20")["intervals"]
 
 
 def test_each_split_is_judged_by_its_own_validation():
@@ -83,6 +83,17 @@ def test_nothing_that_is_chosen_depends_on_the_test_answers():
     assert weights[0] == weights[1]
 
 
+def test_a_temperature_softens_each_member_before_their_mean():
+    plain = next(iter(folds().values()))
+    sure = [np.eye(6)[plain.test.predicted] * 0.94 + 0.01, np.eye(6)[plain.test.targets] * 0.94 + 0.01]
+    answers = {"hide-5fold/0": replace(plain, members=tuple(sure))}
+    report = protocols.calibration_report(answers)
+    softened = np.mean([at_temperature(each, report["temperatures"]["hide-5fold/0"]) for each in sure], axis=0)
+    assert report["ece_after"] == pytest.approx(expected_calibration_error(plain.test.targets, softened))
+    before = expected_calibration_error(plain.test.targets, plain.test.probabilities)
+    assert report["ece_before"] == pytest.approx(before)
+
+
 def test_no_rule_beats_the_oracle_of_one_split():
     for seed in range(10):
         answers = {"random-80-20": Answers(predictions(100 + seed), predictions(seed))}
@@ -91,6 +102,18 @@ def test_no_rule_beats_the_oracle_of_one_split():
                 assert rule["binary_accuracy"] <= found["oracle"]["accuracy"] + 1e-12
                 if rule["false_alarm_rate"] <= 0.05:
                     assert rule["recall"] <= found["oracle"]["recall_at_5"] + 1e-12
+
+
+def test_no_accuracy_beats_the_oracle_of_several_splits():
+    for found in protocol_report(folds(5), "hide-5fold")["anomaly_detection_results"].values():
+        assert all(rule["binary_accuracy"] <= found["oracle"]["accuracy"] + 1e-12 for rule in found["rules"].values())
+    # Scores of two scales: one threshold for both would do worse than each one's own.
+    apart = predictions(1)
+    scores = {name: apart.is_defect + shift for name, shift in zip(METHODS, (0.0, 5.0, 10.0), strict=True)}
+    low, high = replace(apart, scores=scores), replace(apart, scores={k: v + 3 for k, v in scores.items()})
+    answers = {"hide-5fold/0": Answers(low, low), "hide-5fold/1": Answers(high, high)}
+    oracle = protocol_report(answers, "hide-5fold")["anomaly_detection_results"][next(iter(METHODS))]["oracle"]
+    assert oracle == {"accuracy": 1.0, "recall_at_1": 1.0, "recall_at_5": 1.0}
 
 
 def test_the_mix_follows_the_better_score():

@@ -8,8 +8,9 @@ from PIL import Image
 from src import paths
 from src.audit import audit
 from src.datasets import index_images, load_image
-from src.duplicates import near_duplicates
+from src.duplicates import exact_copies, near_duplicates
 from src.eda import describe_images
+from src.splits import load_split
 
 FOLDER = paths.DATA / paths.KAGGLE_FOLDER
 PLANTED = 200
@@ -52,3 +53,11 @@ def test_planted_copies_are_found_and_random_pairs_are_not(found, tmp_path):
     draws = (generator.choice(PLANTED, 2, replace=False) for _ in range(1000))
     others = {(chosen["file"][i], f"{j}.jpg") for i, j in draws}
     assert len(others) > 900 and not pairs & others
+
+
+def test_exact_copies_of_test_tiles_are_in_training_as_readme_says(found):
+    table = load_split(paths.ROOT / "reports" / "baselines" / "splits" / "random-80-20.csv.gz", found.table)
+    original = exact_copies(table)
+    test = table["part"] == "test"
+    seen = set(original[table["part"] == "train"])
+    assert (test.sum(), original[test].isin(seen).sum()) == (720, 153)

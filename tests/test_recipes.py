@@ -24,7 +24,7 @@ def split():
 
 @pytest.fixture
 def numbers(split):
-    """Numbers that tell the classes, but for those of the test images, which are another class's."""
+    """Numbers that tell the classes."""
     values = np.eye(6)[[CLASS_NAMES.index(label) for label in split["label"]]]
     values = values + np.random.default_rng(0).normal(0, 0.1, values.shape)
     return pd.DataFrame(values, index=split["file"]).add_prefix("n")
@@ -76,6 +76,8 @@ def test_members_are_put_together(split, numbers):
     assert set(both.validation.rows["file"]) == set(split.loc[split["part"] != "test", "file"])
     mean = (first.test.probabilities + second.test.probabilities) / 2
     assert both.test.probabilities == pytest.approx(mean)
+    for member, alone in zip(both.members, (first, second), strict=True):
+        assert member == pytest.approx(alone.test.probabilities)
     for name in METHODS:
         expected = np.concatenate([first.validation.scores[name], second.validation.scores[name]])
         assert both.validation.scores[name] == pytest.approx(expected)
@@ -89,7 +91,7 @@ def test_members_without_scores_leave_none(split):
     assert found.test.scores == {} and found.validation.scores == {}
 
 
-def test_a_network_is_trained_for_every_member_and_leaves_no_state(config, table, tmp_path):
+def test_a_network_learns_the_split_and_leaves_no_state(config, table, tmp_path):
     vit = {"weights": "shipped", "backbone": "vit_tiny_patch16_224", "image_size": 32}
     settings = config.but(**vit, epochs=1, train_mode="head")
     recipe = NetworkRecipe(settings, models=tmp_path / "models", logs=tmp_path / "logs")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src import paths
 from src.config import CLASS_NAMES, NORMAL_CLASS
 from src.splits import (
     FOLD_PROTOCOLS,
@@ -31,7 +32,7 @@ def table_of(sizes, *, groups=None):
 
 @pytest.fixture(params=range(4))
 def audited(request):
-    """Six classes on 24 hides, most of one class, with copies: a table as the audit leaves it."""
+    """Six classes on 24 hides, most of one class, with copies on the same and on other hides."""
     generator = np.random.default_rng(request.param)
     rows = []
     for hide in range(24):
@@ -41,10 +42,9 @@ def audited(request):
         for label in dict.fromkeys(classes):
             for number in range(generator.integers(22, 45)):
                 file = f"{label}/tile ({1000 * hide + number}).jpg"
-                copy = (
-                    rows[-1][3] if rows and generator.random() < 0.2 and rows[-1][1:3] == (label, str(hide)) else file
-                )
-                rows.append((file, label, str(hide), copy))
+                earlier = [row[3] for row in rows if row[1] == label]
+                copied = number > 21 and earlier and generator.random() < 0.4
+                rows.append((file, label, str(hide), generator.choice(earlier) if copied else file))
     return pd.DataFrame(rows, columns=["file", "label", "group", "copy_of"])
 
 
@@ -68,10 +68,9 @@ def test_split_is_seeded_and_leaves_the_table_alone(protocol):
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_no_group_is_on_two_sides(protocol, seed):
-    groups = None if protocol.startswith("random") else 4 + seed % 12  # the random protocol knows no hides, only files
-    table = split_index(table_of({"pinhole": 90, "grain_off": 61}, groups=groups), protocol, seed=seed)
+def test_no_group_is_on_two_sides(seed):
+    table = table_of({"pinhole": 90, "grain_off": 61}, groups=4 + seed % 12)
+    table = split_index(table, "hide-60-20-20", seed=seed)
     assert (table.groupby("group")["part"].nunique() == 1).all()
     assert set(table["part"]) == set(PARTS) and table["part"].notna().all()
 
@@ -114,9 +113,14 @@ def test_impossible_splits_are_refused(table, protocol, message):
 # -- folds ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["hide-5fold", "leave-one-defect-out"])
-def test_no_hide_and_no_copy_crosses_a_fold(audited, protocol):
-    for split in split_folds(audited, protocol).values():
+@pytest.mark.parametrize("protocol", ["hide-60-20-20", "hide-5fold", "leave-one-defect-out"])
+def test_no_hide_and_no_copy_crosses(audited, protocol):
+    assert (audited["copy_of"] != audited["file"]).sum() > 20
+    if protocol in PROTOCOLS:
+        splits = [split_index(audited.assign(label="pinhole"), protocol)]  # rare classes would not reach all parts
+    else:
+        splits = split_folds(audited, protocol).values()
+    for split in splits:
         assert (split.groupby("group")["part"].nunique() == 1).all()
         assert not split["copy_of"].duplicated().any()
         assert set(split["part"]) <= set(PARTS) and {"train", "validation"} <= set(split["part"])
@@ -127,6 +131,23 @@ def test_no_copy_crosses_where_hides_do(audited, protocol):
     splits = [split_index(audited, protocol)] if protocol in PROTOCOLS else split_folds(audited, protocol).values()
     for split in splits:
         assert not split["copy_of"].duplicated().any() and set(split["part"]) == set(PARTS)
+
+
+def test_the_files_of_the_real_set_keep_hides_apart_and_are_what_the_seed_draws():
+    folder = paths.ROOT / "reports" / "baselines" / "splits"
+    whole, distinct_ones = (pd.read_csv(folder / f"random-{name}.csv.gz") for name in ("80-20", "60-20-20"))
+    assert (len(whole), len(distinct_ones)) == (3600, 3023)
+    for split, protocol in ((whole, "random-80-20"), (distinct_ones, "random-60-20-20")):
+        again = split_index(split.rename(columns={"path": "file"}).drop(columns="part"), protocol)
+        assert again["part"].equals(split["part"])
+    folds = [pd.read_csv(folder / "hide-5fold" / f"{number}.csv.gz") for number in range(1, 6)]
+    absent = [pd.read_csv(file) for file in (folder / "leave-one-defect-out").rglob("*.csv.gz")]
+    assert len(absent) == 25
+    for split in (*folds, *absent):
+        assert (split.groupby("group")["part"].nunique() == 1).all()
+        assert set(split["path"]) <= set(distinct_ones["path"])
+    tested = pd.concat([split[split["part"] == "test"] for split in folds])
+    assert sorted(tested["path"]) == sorted(distinct_ones["path"])
 
 
 def test_five_folds_test_every_picture_once(audited):
