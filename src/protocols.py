@@ -58,10 +58,12 @@ def protocol_report(answers: Mapping[str, Answers], protocol: str, *, seed: int 
 
         ``anomaly_detection_results``, for the three scores and the learned mix of two of them: ``roc_auc`` and
         ``avg_precision`` of the pooled scores with intervals, ``roc_auc_split_mean``, ``rules`` (figures at the
-        thresholds that a rule chose on validation), ``oracle`` (no results: each split's best threshold is picked on
-        its own test scores; ``accuracy``, and ``recall_at_1`` and ``recall_at_5`` with at most that share of false
-        alarms in every split),
-        ``n_defective``, ``n_normal``; the mix also its ``weights`` by split.
+        thresholds that a rule chose on validation), ``oracle`` (no results, since each split's best threshold is picked
+        on its own test scores: ``accuracy``, and ``recall_at_1`` and ``recall_at_5`` with at most that share of false
+        alarms in every split), ``n_defective``, ``n_normal``; the mix also its ``weights`` by split.
+
+        Validation scores are those of single models, test scores may be a mean of several. The mix is fitted on the
+        same validation scores that its thresholds come from.
     """
     report = {
         "splits": len(answers),

@@ -40,7 +40,7 @@ def normals():
 
 def literal_tokens(model, picture, blocks):
     """Unit tokens (d, h, w) of a picture that is one tile, without `PatchBank`."""
-    pixels = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1).float() / 255
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.mean, model.std))
     found = model.patch_tokens(((pixels - mean) / std)[None], blocks=blocks)
     return F.normalize(torch.cat([F.normalize(tokens[0], dim=0) for tokens in found]), dim=0)
