@@ -41,7 +41,7 @@ from src.config import SAMPLE, Config
 from src.datasets import index_images, index_mvtec, load_image, load_mask
 from src.duplicates import exact_copies
 from src.eda import describe_images
-from src.evaluation import write_results
+from src.evaluation import markdown_rows, write_results
 from src.features import compute_features
 from src.hides import group_hides
 from src.localisation import localise, protocol_name
@@ -197,11 +197,11 @@ def markdown(rows: dict[str, dict]) -> str:
         "loading, s": "loading_seconds",
     }  # fmt: skip
     digits = {"block": 0, "images_per_second": 0, "loading_seconds": 2}
-    lines = [f"| backbone | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+    lines = []
     for name, row in rows.items():
         cells = ("" if row.get(key) is None else f"{row[key]:.{digits.get(key, 3)}f}" for key in columns.values())
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, *cells])
+    return "\n".join(markdown_rows(["backbone", *columns], lines)) + "\n"
 
 
 if __name__ == "__main__":

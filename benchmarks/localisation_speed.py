@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src import paths
 from src.bank_calibration import Normals, choose_settings
 from src.datasets import index_mvtec, load_image, load_mask
-from src.evaluation import write_results
+from src.evaluation import markdown_rows, write_results
 from src.model import ViTMultiClassClassifier
 from src.patch_bank import PatchBank
 from src.pixel_metrics import pixel_metrics
@@ -178,17 +178,16 @@ def summary(median: dict[str, float], quality: dict[str, float], methods: dict, 
 
 def markdown(result: dict[str, Any]) -> str:
     about = result["protocol"]
-    lines = [
-        "| method | images/s | share of the bare pass | bank of 4, s | bank and 124 images, s | AUPRO |",
-        "|---|---|---|---|---|---|",
-    ]
+    header = ["method", "images/s", "share of the bare pass", "bank of 4, s", "bank and 124 images, s", "AUPRO"]
+    rows = []
     columns = {"images_per_second": 2, "share_of_bare": 2, "build_seconds": 2, "build_and_score_124_seconds": 1,
                "aupro_30": 3}  # fmt: skip
     for name, row in result["rows"].items():
         cells = (f"{row[key]:.{digits}f}" if key in row else "" for key, digits in columns.items())
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        rows.append([name, *cells])
     faster, blocks = result.get("times_faster_than_anomalib"), ", ".join(map(str, about["blocks"]))
-    lines += [
+    lines = [
+        *markdown_rows(header, rows),
         "",
         f"{about['name']}, {about['backbone']} ({about['weights']}), {about['side']} px, blocks {blocks} (from 0), "
         f"{about['threads']} threads, medians of {about['rounds']} rounds of {about['pictures_a_round']} pictures.",

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.bank_calibration import Normals, choose_pixel_threshold, choose_settings
 from src.datasets import index_mvtec, load_image, load_mask
-from src.evaluation import write_results
+from src.evaluation import markdown_rows, write_results
 from src.model import ViTMultiClassClassifier
 from src.patch_bank import PatchBank, default_settings
 from src.synthetic_defects import add_synthetic_defect
@@ -173,19 +173,17 @@ def main() -> None:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    lines = [
-        "| pictures | seen at, px | blocks | false positive pixels | real, at threshold | real, equal false positives "
-        "| painted, at threshold | painted, equal false positives |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ["pictures", "seen at, px", "blocks", "false positive pixels", "real, at threshold",
+              "real, equal false positives", "painted, at threshold", "painted, equal false positives"]  # fmt: skip
+    rows = []
     for name, entry in result["sizes"].items():
         rates = [entry[kind][f"found_at_{at}"] for kind in ("real", "painted")
                  for at in ("threshold", "equal_false_positives")]  # fmt: skip
-        cells = [name, str(entry["side"]), ", ".join(map(str, entry["blocks"])),
-                 f"{entry['false_positive_pixels']:.2%}", *(f"{rate:.2f}" for rate in rates)]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append([name, str(entry["side"]), ", ".join(map(str, entry["blocks"])),
+                     f"{entry['false_positive_pixels']:.2%}", *(f"{rate:.2f}" for rate in rates)])  # fmt: skip
     entry, about, large = next(iter(result["sizes"].values())), result["protocol"], result["large"]
-    lines += [
+    lines = [
+        *markdown_rows(header, rows),
         "",
         f"Share of small defects (under {about['small_below']:.1%} of the picture) found: "
         f"{entry['real']['small_regions']} real ones, {entry['painted']['small_regions']} painted ones; "

@@ -17,12 +17,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src.eda_plots import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, set_title
-from src.evaluation import METHODS, write_results
+from src.evaluation import METHODS, markdown_rows, write_results
 from src.plots import plot_confusion_matrix, readable, save_figure
 
 log = logging.getLogger(__name__)
 
-USUAL, HONEST_PROTOCOL = "random-80-20", "hide-5fold"
+USUAL, DISTINCT, HONEST_PROTOCOL = "random-80-20", "random-60-20-20", "hide-5fold"
 BEST = "honest"  # the row that is shown in detail
 CHANCE_F1 = 1 / 6
 
@@ -58,20 +58,19 @@ def images_digest(table: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def read_protocols(folder: Path, table: pd.DataFrame, *, row: str = BEST) -> dict[str, Any]:
-    """``protocols`` of one row of a table of baselines; empty, with a hint, if there is none for these images.
+def read_protocols(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
+    """``protocols`` of the row ``honest`` of a table of baselines; empty, with a hint, if none is of these images.
 
     Args:
         folder: That `write_baselines` wrote to.
         table: Images of the set in question.
-        row: Its name.
     """
     file = Path(folder) / "baselines.json"
     report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     if report is None or report["run"]["images_digest"] != images_digest(table):
         log.warning("no table of baselines for these images: python -m src.baselines makes it")
         return {}
-    return report["rows"][row]["protocols"]
+    return report["rows"][BEST]["protocols"]
 
 
 def headline(summary: Mapping[str, Any], protocols: Mapping[str, Any]) -> str:
@@ -106,7 +105,7 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     for name, row in report["rows"].items():
         usual, distinct, hide, within, absent = (
             row["protocols"].get(p)
-            for p in (USUAL, "random-60-20-20", HONEST_PROTOCOL, "within-hide", "leave-one-defect-out")
+            for p in (USUAL, DISTINCT, HONEST_PROTOCOL, "within-hide", "leave-one-defect-out")
         )
         cells = [
             name,
@@ -122,8 +121,8 @@ def markdown_table(report: Mapping[str, Any]) -> str:
         ]
         table.append([cell or "" for cell in cells])
     filled = [any(column) for column in zip(*table, strict=True)]
-    lines = ["| " + " | ".join(itertools.compress(cells, filled)) + " |" for cells in (header, *table)]
-    lines.insert(1, "|---" * sum(filled) + "|")
+    header, *table = (list(itertools.compress(cells, filled)) for cells in (header, *table))
+    lines = markdown_rows(header, table)
     facts = report["run"]
     lines += ["", *(f"- {name}: {row['about']}" for name, row in report["rows"].items()), "",
               f"Seed {facts['seed']}; thresholds from validation, by hide where hides are kept apart; brackets: 95 % "
@@ -140,7 +139,7 @@ def _scores_table(entry: Mapping[str, Any]) -> list[str]:
     header = ["score", "ROC AUC, pooled", "mean over folds", "average precision",
               *(f"recall (false alarms): {name}" for name in rules.values()),
               "oracle, each fold's threshold from its test: recall at 5 %", "at 1 %"]  # fmt: skip
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for name, found in entry["anomaly_detection_results"].items():
         at = (found["rules"][rule] for rule in rules)
         lines.append([
@@ -149,7 +148,7 @@ def _scores_table(entry: Mapping[str, Any]) -> list[str]:
             *(f"{figures['recall']:.3f} ({figures['false_alarm_rate']:.3f})" for figures in at),
             f"{found['oracle']['recall_at_5']:.3f}", f"{found['oracle']['recall_at_1']:.3f}",
         ])  # fmt: skip
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
+    return markdown_rows(header, lines)
 
 
 @mpl.rc_context(STYLE)

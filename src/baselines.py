@@ -27,7 +27,7 @@ from tqdm import tqdm
 from src import paths
 from src.audit import audit
 from src.backbone import WeightsError
-from src.baseline_report import HONEST_PROTOCOL, USUAL, images_digest, write_baselines
+from src.baseline_report import DISTINCT, HONEST_PROTOCOL, USUAL, images_digest, write_baselines
 from src.baseline_rows import Row, table_rows
 from src.checkpoints import load_file, save_atomically
 from src.config import PRESETS, Config
@@ -37,7 +37,7 @@ from src.evaluation import Predictions
 from src.protocols import Answers, protocol_report
 from src.splits import FOLD_PROTOCOLS, load_split, rotations, save_split, split_folds, split_index
 
-ALL_PROTOCOLS = (USUAL, "random-60-20-20", *FOLD_PROTOCOLS)
+ALL_PROTOCOLS = (USUAL, DISTINCT, *FOLD_PROTOCOLS)
 SLOW_PROTOCOLS = (USUAL, HONEST_PROTOCOL)  # of rows that train networks
 
 

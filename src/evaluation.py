@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,12 @@ def write_results(content: dict[str, Any], text: str, path: Path) -> list[Path]:
     written, table = write_json(content, path.with_suffix(".json")), path.with_suffix(".md")
     table.write_text(text, encoding="utf-8")
     return [written, table]
+
+
+def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; every row has as many cells as the header."""
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
+    return [first, "|---" * len(header) + "|", *others]
 
 
 def preview(path: Path, *, width: int = 1000) -> display.Image:

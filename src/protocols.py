@@ -6,7 +6,7 @@ part; test answers of all splits are then pooled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,17 +126,17 @@ def anomaly_report(answers: Mapping[str, Answers], *, seed: int) -> dict[str, An
     resample = {"groups": _groups(usable), "seed": seed}
     report = {}
     for method in (*METHODS, MIX):
-        scores = np.concatenate([found.test.scores[method] for found in usable.values()])
+        tests = [found.test for found in usable.values()]
+        scores = np.concatenate([test.scores[method] for test in tests])
+        each = [binary_metrics(test.is_defect, test.scores[method], threshold=np.inf) for test in tests]
         report[method] = {
             "roc_auc": float(roc_auc_score(is_defect, scores)),
             "roc_auc_interval": bootstrap_interval(roc_auc_score, is_defect, scores, **resample),
-            "roc_auc_split_mean": float(np.mean([
-                roc_auc_score(found.test.is_defect, found.test.scores[method]) for found in usable.values()
-            ])),
+            "roc_auc_split_mean": float(np.mean([figures["roc_auc"] for figures in each])),
             "avg_precision": float(average_precision_score(is_defect, scores)),
             "avg_precision_interval": bootstrap_interval(average_precision_score, is_defect, scores, **resample),
             "rules": {rule: _at_rule(usable, method, rule) for rule in THRESHOLD_RULES},
-            "oracle": _oracle(usable, method),
+            "oracle": _oracle(tests, each),
             "n_defective": int(is_defect.sum()),
             "n_normal": int((~is_defect).sum()),
         }  # fmt: skip
@@ -177,13 +177,13 @@ def _at_rule(usable: Mapping[str, Answers], method: str, rule: str) -> dict[str,
     return {**{key: figures[key] for key in AT_THRESHOLD}, "thresholds": thresholds}
 
 
-def _oracle(usable: Mapping[str, Answers], method: str) -> dict[str, float]:
+def _oracle(tests: Sequence[Predictions], each: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What the best threshold of each split would give, picked on its own test scores; pooled over the splits."""
-    found = [binary_metrics(a.test.is_defect, a.test.scores[method], threshold=np.inf) for a in usable.values()]
-    images = [len(a.test.rows) for a in usable.values()]
-    defects = [a.test.is_defect.sum() for a in usable.values()]
+    images, defects = [len(test.rows) for test in tests], [test.is_defect.sum() for test in tests]
     weights = {"accuracy": images, "recall_at_1": defects, "recall_at_5": defects}
-    return {k: float(np.average([each[f"oracle_{k}"] for each in found], weights=w)) for k, w in weights.items()}
+    return {
+        k: float(np.average([figures[f"oracle_{k}"] for figures in each], weights=w)) for k, w in weights.items()
+    }
 
 
 def _groups(answers: Mapping[str, Answers]) -> np.ndarray:

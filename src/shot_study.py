@@ -23,7 +23,7 @@ from src.attention import attention_metrics
 from src.backbone import SHIPPED_ARCHITECTURE
 from src.bank_calibration import candidate_settings
 from src.datasets import index_mvtec, load_image
-from src.evaluation import write_json, write_results
+from src.evaluation import markdown_rows, write_json, write_results
 from src.localisation import TokenMemory, localise
 from src.localisation_metrics import brightness_control, localisation_metrics
 from src.model import ViTMultiClassClassifier
@@ -114,16 +114,17 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """The summary as a table: mean, and deviation over the draws after the sign."""
-    lines = [f"| protocol | runs | {' | '.join(SUMMED_UP.values())} |", "|---" * (len(SUMMED_UP) + 2) + "|"]
+    rows = []
     for protocol, entry in summary["protocols"].items():
         cells = []
         for name in SUMMED_UP:
             spread = entry["deviation"][name]
             cells.append(f"{entry['mean'][name]:.3f}" + ("" if spread is None else f" ± {spread:.3f}"))
-        lines.append(f"| {protocol} | {entry['runs']} | {' | '.join(cells)} |")
+        rows.append([protocol, str(entry["runs"]), *cells])
     for kind, figures in summary["attention"].items():
         cells = (f"{figures[name]:.3f}" if name in figures else "" for name in SUMMED_UP)
-        lines.append(f"| attention, {kind} |  | {' | '.join(cells)} |")
+        rows.append([f"attention, {kind}", "", *cells])
+    lines = markdown_rows(["protocol", "runs", *SUMMED_UP.values()], rows)
     lines += ["", *(f"Left out: {protocol}: {reason}." for protocol, reason in summary["left_out"].items())]
     control = summary["brightness_control_image_auroc"]
     lines.append(f"Mean grey level alone: image AUROC {control:.3f}. Weights: {summary['weights']}.")

@@ -221,3 +221,8 @@ def test_json_that_is_no_json_is_refused_and_the_earlier_file_kept(tmp_path):
         with pytest.raises(ValueError, match="JSON"):
             write_json({"a": value}, path)
     assert strict(path) == {"a": 0.1, "name": "ñ"} and [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_a_markdown_table_by_hand():
+    found = evaluation.markdown_rows(["name", "share"], [["pinhole", "0.5"], ["all", ""]])
+    assert found == ["| name | share |", "|---|---|", "| pinhole | 0.5 |", "| all |  |"]
