@@ -268,7 +268,8 @@ class ViTMultiClassClassifier(nn.Module):
         try:
             for layer in layers:
                 layer.fused_attn = False  # the fused kernel never forms the attention matrix
-            self.extract_features(images)
+            with torch.inference_mode(), _evaluating(self):
+                self.backbone(images)  # all blocks: those of feature_blocks may end below the last one
         finally:
             for layer, was, handle in zip(layers, fused, handles, strict=True):
                 layer.fused_attn = was

@@ -259,6 +259,15 @@ def test_attention_is_the_models_own(attentive, images):
     torch.testing.assert_close(found["rollout"].flatten(1), flow[:, 0, 1:], **close)
 
 
+@pytest.mark.parametrize("feature_blocks", [(0, 2), None])
+def test_attention_is_that_of_all_blocks_whatever_the_features_read(images, feature_blocks):
+    model = tiny(feature_blocks=feature_blocks).eval()
+    found = model.extract_attention_maps(images)
+    assert found["heads"].shape[1] == len(model.backbone.blocks) == 6
+    wanted = literal_attention(model, images)[:, -1, :, 0, 1:].mean(1)
+    torch.testing.assert_close(found["cls"].flatten(1), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_attention_to_patches_is_a_share(attentive, images):
     found = attentive.extract_attention_maps(images)
     for values in found.values():
