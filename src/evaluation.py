@@ -89,7 +89,7 @@ def predict(
         targets=class_indices(rows),
         predicted=found["predicted_classes"].cpu().numpy(),
         probabilities=found["class_probabilities"].cpu().numpy(),
-        scores={name: found[key].double().cpu().numpy() for name, key in METHODS.items() if scores},
+        scores={name: found[key].cpu().numpy().astype(float) for name, key in METHODS.items() if scores},
     )
 
 

@@ -1,6 +1,7 @@
 """A small picture set that is easy to learn, and a model small enough to train in a test."""
 
 import os
+import zlib
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -9,8 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from src import bank_calibration, localisation_metrics
+from src import bank_calibration, localisation_metrics, scoring
 from src.bank_calibration import Thresholds
 from src.config import CLASS_NAMES, Config
 from src.datasets import index_images, index_mvtec
@@ -23,8 +26,28 @@ COLOURS = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60),
 
 
 def pytest_configure(config):
+    """Markers, threads and, where ``LEATHER_TEST_NOISE`` names a seed, rounding as on another processor."""
     config.addinivalue_line("markers", "slow: runs for minutes (the notebooks)")
     torch.set_num_threads(1)  # the models here are too small to share; results do not depend on the machine
+    if os.environ.get("LEATHER_TEST_NOISE"):
+        seed = int(os.environ["LEATHER_TEST_NOISE"])
+        functional.linear = with_noise(functional.linear, seed)
+        scoring._products = with_noise(scoring._products, seed)
+
+
+def with_noise(product, seed):
+    """The product with every value moved by up to 2 units in the last place.
+
+    The noise follows from the shapes: a product of other shapes rounds otherwise, the same call gives the same values.
+    """
+
+    def noisy(first, second, *others):
+        exact = product(first, second, *others)
+        shapes = zlib.crc32(repr((seed, tuple(first.shape), tuple(second.shape))).encode())
+        steps = torch.randint(-2, 3, exact.shape, generator=torch.Generator().manual_seed(shapes))
+        return exact * (1 + steps.to(exact) * torch.finfo(exact.dtype).eps / 2)
+
+    return noisy
 
 
 @pytest.fixture(scope="session")
@@ -123,3 +146,18 @@ class Touch:
 
     def __reduce__(self):
         return open, (str(self.path), "w")
+
+
+class NoFloat64(TorchDispatchMode):
+    """Stands in for Apple's MPS, which knows no float64: fails when torch makes such a tensor."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        made = function(*arguments, **(options or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+            raise TypeError(f"{function} made a float64 tensor, which an MPS device cannot hold")
+        return made
+
+
+@pytest.fixture
+def no_float64():
+    return NoFloat64()

@@ -70,6 +70,13 @@ def test_the_bank_holds_the_normal_training_images(model, table):
     torch.testing.assert_close(model.normal_features, model.extract_features(images))
 
 
+def test_no_float64_is_made_on_the_device(model, table, no_float64):
+    with no_float64:
+        fill_normal_bank(model, table, device=torch.device("cpu"), workers=0)
+        found = predict(model, table, "test", device=torch.device("cpu"), workers=0)
+    assert {values.dtype for values in found.scores.values()} == {np.dtype(float)}
+
+
 def test_predictions_are_the_models_in_the_order_of_the_rows(model, table):
     fill_normal_bank(model, table, device=torch.device("cpu"), workers=0)
     found = predict(model, table, "test", device=torch.device("cpu"), workers=0)

@@ -34,6 +34,11 @@ def test_the_square_is_found_where_it_is(found, test_rows):
     assert found.maps.min() >= 0 and found.maps.max() <= 2
 
 
+def test_no_float64_is_made_on_the_device(model, normals, test_rows, no_float64):
+    with no_float64:
+        localise(model, normals, test_rows, protocol="4-shot", settings=settings(model), device=CPU)
+
+
 def test_settings_are_used_and_reported(model, normals, test_rows, found):
     assert found.settings["normal_images"] == 4 and found.settings["bank_patches"] == 4 * 6 * 6
     assert found.settings["settings_source"] == "given" and found.settings["backbone"].startswith("test_vit ")

@@ -54,6 +54,13 @@ def test_it_learns_the_easy_set(table, config, tmp_path, mode, epochs):
 
 
 @pytest.mark.parametrize("mode", ["all", "head"])
+def test_no_float64_is_made_on_the_device(table, config, tmp_path, mode, no_float64):
+    config = config.but(train_mode=mode, epochs=1, feature_blocks=(1, 4))
+    with no_float64:
+        train(fresh(config), table, config, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["all", "head"])
 def test_features_of_several_blocks_are_standardised_on_training_images(table, config, tmp_path, mode):
     config = config.but(train_mode=mode, feature_blocks=(1, 4), epochs=1, learning_rate=1e-9)
     model = fresh(config)
