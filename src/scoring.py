@@ -85,11 +85,16 @@ def nearest_cosine_distance(
     if normalise:
         queries, bank = F.normalize(queries, dim=1), F.normalize(bank, dim=1)
     count = min(neighbours, len(bank))
-    cosines = (part @ bank.T for part in queries.split(block))
+    cosines = (_products(part, bank) for part in queries.split(block))
     best = [found.amax(1) if count == 1 else found.topk(count, dim=1).values.mean(1) for found in cosines]
     # Rounding leaves an exact copy about 1e-6 away from 1; a copy scores 0.
     distance = (1 - torch.cat(best)).clamp(0, 2)
     return torch.where(distance < 4e-6, torch.zeros_like(distance), distance).to(given)
+
+
+def _products(queries: Tensor, bank: Tensor) -> Tensor:
+    """Cosines (n, m) of unit rows. Their last bits depend on the processor and on the shapes."""
+    return queries @ bank.T
 
 
 def greedy_coreset(rows: Tensor, count: int, *, seed: int = 0, width: int = 64) -> Tensor:

@@ -47,7 +47,8 @@ def test_length_and_order_do_not_matter_and_a_larger_bank_never_raises_a_score()
     scores, order = cosine_anomaly_scores(images, bank), torch.arange(20).roll(7)
     torch.testing.assert_close(cosine_anomaly_scores(100 * images, bank / 100), scores)
     torch.testing.assert_close(cosine_anomaly_scores(images[order], bank.flip(0)), scores[order])
-    assert (cosine_anomaly_scores(images, bank[:4]) >= scores).all() and (scores > 0).all()
+    # Products of other shapes differ in their last bits from processor to processor.
+    assert (cosine_anomaly_scores(images, bank[:4]) >= scores - 1e-6).all() and (scores > 0).all()
 
 
 def test_cosine_keeps_both_ends_of_its_interval():
