@@ -48,7 +48,7 @@ tensorboard: $(BIN)/.installed ## Watch the trainings in logs/
 	$(BIN)/tensorboard --logdir logs
 
 sample: $(BIN)/.installed ## Only make the built-in sample data
-	$(BIN)/python -m src.download --source sample
+	$(BIN)/python -m src.data.download --source sample
 
 strip: $(BIN)/.installed-dev ## Take the outputs out of the notebooks
 	$(BIN)/nbstripout *.ipynb

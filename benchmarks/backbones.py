@@ -1,11 +1,11 @@
 """What the shipped backbone is worth: beside its teacher, beside random weights, and beside plain colour.
 
-``python benchmarks/backbones.py --data FOLDER --teacher FILE`` needs the folder of the six-class set and of MVTec AD
+``python -m benchmarks.backbones --data FOLDER --teacher FILE`` needs the folder of the six-class set and of MVTec AD
 leather, and weights of timm's ``vit_small_patch14_dinov2``. Backbones stay frozen; tokens of blocks 2, 5, 8 and 11
 make the features (class token, mean and deviation of the patches), the same blocks for all, fixed beforehand.
 
 Six-class set: logistic regression on 512 principal components, its strength chosen on validation images, (a) on the
-published random 80/20 split, (b) on five folds that keep hides apart, hides found by colour (`src.hides`), the strength
+published random 80/20 split, (b) on five folds that keep hides apart, hides found by colour (`eda.hides`), the strength
 chosen on other hides.
 MVTec AD: bank of patch tokens of the normal training images, input 448 px, the block chosen on painted defects.
 Speed: forward pass of 32 images at 224 px, float32, the two networks in turns, median. Writes
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -32,23 +31,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src import paths
-from src.audit import COLOUR_NUMBERS
-from src.bank_calibration import Normals, choose_settings
-from src.config import SAMPLE, Config
-from src.datasets import index_images, index_mvtec, load_image, load_mask
-from src.duplicates import exact_copies
-from src.eda import describe_images
-from src.evaluation import markdown_rows, write_results
-from src.features import compute_features
-from src.hides import group_hides
-from src.localisation import localise, protocol_name
-from src.model import ViTMultiClassClassifier, create_model
-from src.patch_bank import BankSettings
-from src.pixel_metrics import pixel_metrics
-from src.splits import split_index
+from src.backbone.vit import Backbone
+from src.classifier.features import compute_features
+from src.classifier.model import ViTMultiClassClassifier, create_model
+from src.config import KAGGLE_FOLDER, MVTEC_FOLDER, SAMPLE, Config, paths
+from src.data.images import index_images, index_mvtec, load_image, load_mask
+from src.data.splits import protocol_name, split_index
+from src.eda.audit import COLOUR_NUMBERS
+from src.eda.copies import exact_copies
+from src.eda.describe import describe_images
+from src.eda.hides import group_hides
+from src.files import markdown_rows, write_results
+from src.localisation.encoder import BankSettings
+from src.localisation.localise import localise
+from src.localisation.pixel_metrics import pixel_metrics
+from src.localisation.thresholds import Normals, choose_settings
 
 BLOCKS = (2, 5, 8, 11)
 COMPONENTS = 512  # principal components that the regression sees: minutes instead of an hour
@@ -83,13 +80,13 @@ def _choose(features: np.ndarray, labels: np.ndarray, fit: np.ndarray, validatio
     return fitted[int(np.argmax(scores))]
 
 
-def localisation(model: ViTMultiClassClassifier, mvtec: pd.DataFrame) -> dict[str, object]:
+def localisation(backbone: Backbone, mvtec: pd.DataFrame) -> dict[str, object]:
     normals, test = _parts(mvtec)
     protocol = protocol_name(len(normals))
-    depth = len(model.backbone.blocks)
+    depth = backbone.depth
     candidates = [BankSettings(blocks=(block,), side=448, tile=448) for block in range(1, depth)]
-    settings, scores = choose_settings(model, Normals.load(normals, protocol), candidates)
-    found = localise(model, normals, test, protocol=protocol, settings=settings)
+    settings, scores = choose_settings(backbone, Normals.load(normals, protocol), candidates)
+    found = localise(backbone, normals, test, protocol=protocol, settings=settings)
     return {"block": settings.blocks[0], "painted_ap": max(scores), **_pixels(found.maps, found.masks)}
 
 
@@ -140,16 +137,16 @@ def loading_seconds(config: Config) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=paths.DATA, help="holds leather_defect_classification/ and mvtec/")
+    parser.add_argument("--data", type=Path, default=paths.data, help="holds leather_defect_classification/ and mvtec/")
     parser.add_argument("--teacher", required=True, help="weights file of vit_small_patch14_dinov2")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
 
-    table = split_index(index_images(options.data / paths.KAGGLE_FOLDER), "random-80-20", seed=SEED)
+    table = split_index(index_images(options.data / KAGGLE_FOLDER), "random-80-20", seed=SEED)
     described = describe_images(table)
     if (table["group"] == table["file"]).all():
         table["group"] = group_hides(described, copies=exact_copies(table))
-    mvtec = index_mvtec(options.data / paths.MVTEC_FOLDER)
+    mvtec = index_mvtec(options.data / MVTEC_FOLDER)
     shipped = SAMPLE.but(feature_blocks=BLOCKS)
     teacher = shipped.but(backbone="vit_small_patch14_dinov2", weights=options.teacher, image_size=224)
     models = {
@@ -171,9 +168,9 @@ def main() -> None:
         **six_classes(described[list(COLOUR_NUMBERS)].to_numpy(), table, forest), **colour_maps(mvtec)
     }}  # fmt: skip
     for name, model in models.items():
-        features = compute_features(model, table, cache=paths.MODELS / "cache").numpy()
+        features = compute_features(model, table, cache=paths.models / "cache").numpy()
         rows[name] = {
-            **six_classes(features, table, logistic), **localisation(model, mvtec),
+            **six_classes(features, table, logistic), **localisation(model.vit, mvtec),
             "images_per_second": rates[name], "loading_seconds": loading.get(name),
         }  # fmt: skip
     result = {

@@ -1,6 +1,6 @@
 """Does head-only training cost more than one pass of the backbone?
 
-``python benchmarks/head_only.py --data FOLDER`` trains the head on every image of a six-class folder, features
+``python -m benchmarks.head_only --data FOLDER`` trains the head on every image of a six-class folder, features
 computed from the files, and compares its wall time with the bare forward pass of the same backbone over as many
 images that lie in memory already, before and after, in the same process. Prints the times and their ratio.
 """
@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src import paths
-from src.config import SAMPLE
-from src.datasets import LeatherDefectDataset, index_images
-from src.features import autocast, choose_device, choose_precision
-from src.model import ViTMultiClassClassifier, create_model
-from src.splits import split_index
-from src.training import train_model
+from src.backbone.device import autocast, choose_device, choose_precision
+from src.classifier.model import ViTMultiClassClassifier, create_model
+from src.classifier.training import train_model
+from src.config import KAGGLE_FOLDER, SAMPLE, paths
+from src.data.images import LeatherDefectDataset, index_images
+from src.data.splits import split_index
 
 BATCH = 64
 
@@ -47,7 +43,7 @@ def forward_seconds(model: ViTMultiClassClassifier, images: torch.Tensor, count:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=paths.DATA / paths.KAGGLE_FOLDER)
+    parser.add_argument("--data", type=Path, default=paths.data / KAGGLE_FOLDER)
     parser.add_argument("--backbone", default=SAMPLE.backbone)
     parser.add_argument("--weights", default=SAMPLE.weights)
     parser.add_argument("--image-size", type=int, default=SAMPLE.image_size)

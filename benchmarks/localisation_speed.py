@@ -1,6 +1,6 @@
 """How fast is localisation: beside its backbone's bare forward pass, and beside anomalib's AnomalyDINO.
 
-``python benchmarks/localisation_speed.py --weights FILE`` on the ``4-shot`` protocol of MVTec AD leather, all at one
+``python -m benchmarks.localisation_speed --weights FILE`` on the ``4-shot`` protocol of MVTec AD leather, all at one
 input size, float32, one picture at a time, measured in turns in one process; medians of the rounds.
 
 - *bare*: the whole backbone on tensors that are in memory already (the faster of one and four pictures at a time).
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,27 +28,26 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src import paths
-from src.bank_calibration import Normals, choose_settings
-from src.datasets import index_mvtec, load_image, load_mask
-from src.evaluation import markdown_rows, write_results
-from src.model import ViTMultiClassClassifier
-from src.patch_bank import PatchBank
-from src.pixel_metrics import pixel_metrics
-from src.splits import mvtec_split
+from src.backbone.vit import Backbone, load_backbone
+from src.config import MVTEC_FOLDER, paths
+from src.data.images import index_mvtec, load_image, load_mask
+from src.data.splits import mvtec_split
+from src.files import markdown_rows, write_results
+from src.localisation.bank import PatchBank
+from src.localisation.encoder import Encoder
+from src.localisation.pixel_metrics import pixel_metrics
+from src.localisation.thresholds import Normals, choose_settings
 
 PROTOCOL = "4-shot"
 SEEN = 12  # pictures a round
 
 
-def ours(model: ViTMultiClassClassifier, normals: list[str], settings) -> tuple[Callable, Callable]:
+def ours(backbone: Backbone, normals: list[str], settings) -> tuple[Callable, Callable]:
     """Builds the bank; scores a picture: its map at the picture's size, and its image score."""
-    banks = []
+    banks, encoder = [], Encoder(backbone, settings)
 
     def build() -> None:
-        banks[:] = [PatchBank.build(model, [load_image(path) for path in normals], settings)]
+        banks[:] = [PatchBank.build(encoder, [load_image(path) for path in normals])]
 
     return build, lambda path: banks[0].score(load_image(path))[0]
 
@@ -106,15 +104,15 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 @torch.inference_mode()
-def bare(model: ViTMultiClassClassifier, side: int, batch: int) -> None:
+def bare(backbone: Backbone, side: int, batch: int) -> None:
     images = torch.zeros(batch, 3, side, side)
     for _ in range(SEEN // batch):
-        model.backbone(images)
+        backbone.network(images)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=paths.DATA / paths.MVTEC_FOLDER, help="folder that holds leather/")
+    parser.add_argument("--data", type=Path, default=paths.data / MVTEC_FOLDER, help="folder that holds leather/")
     parser.add_argument("--weights", required=True, help="a weights file, or shipped")
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2", help="timm's name")
     parser.add_argument("--rounds", type=int, default=7)
@@ -123,10 +121,11 @@ def main() -> None:
 
     normals, test = mvtec_split(index_mvtec(options.data), PROTOCOL)
     normals = list(normals["path"])
-    model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=448).eval()
-    settings, _ = choose_settings(model, Normals.load(normals, PROTOCOL))
+    backbone = load_backbone(options.backbone, options.weights, image_size=448)
+    backbone.network.eval()
+    settings, _ = choose_settings(backbone, Normals.load(normals, PROTOCOL))
     side, seen = settings.side, list(test["path"][:: len(test) // SEEN][:SEEN])
-    methods = {"ours": ours(model, normals, settings)}
+    methods = {"ours": ours(backbone, normals, settings)}
     quality = {}
     methods["ours"][0]()
     quality["ours"] = aupro(methods["ours"][1], test)  # before anomalib, which changes timm's position embeddings
@@ -137,7 +136,7 @@ def main() -> None:
         methods["anomalib"] = theirs
         theirs[0]()
         quality["anomalib"] = aupro(theirs[1], test)
-    steps = {f"bare, {n} at a time": lambda n=n: bare(model, side, n) for n in (1, 4)}
+    steps = {f"bare, {n} at a time": lambda n=n: bare(backbone, side, n) for n in (1, 4)}
     for name, (build, score) in methods.items():
         steps[f"{name}, build"] = build
         steps[f"{name}, score"] = lambda score=score: [score(path) for path in seen]
@@ -149,7 +148,7 @@ def main() -> None:
     result = summary(median, quality, methods, len(normals))
     result["protocol"] = {
         "name": PROTOCOL, "test_images": len(test), "side": side, "blocks": settings.blocks, "turns": settings.turns,
-        "limit": settings.limit, "backbone": options.backbone, "weights": model.weights_description,
+        "limit": settings.limit, "backbone": options.backbone, "weights": backbone.weights,
         "rounds": options.rounds, "pictures_a_round": SEEN, "threads": torch.get_num_threads(),
         "torch": torch.__version__, "python": platform.python_version(), "seconds": times,
     }  # fmt: skip

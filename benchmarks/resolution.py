@@ -1,6 +1,6 @@
 """Do large pictures keep their small defects? The same pictures at 1024 px and at 256 px; and a 4608x3288 picture.
 
-``python benchmarks/resolution.py --data FOLDER --weights FILE`` needs MVTec AD's layout with 1024 px pictures; a part
+``python -m benchmarks.resolution --data FOLDER --weights FILE`` needs MVTec AD's layout with 1024 px pictures; a part
 of the set will do. The 256 px pictures are made from them. Blocks are chosen at 256 px, the pixel threshold at both
 sizes, on defects painted on the normal training pictures. A defect is a connected
 region of the mask; it is found if its highest pixel reaches the threshold. As thresholds differ, the rate at equal
@@ -34,14 +34,13 @@ from PIL import Image
 from skimage.measure import label
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src.bank_calibration import Normals, choose_pixel_threshold, choose_settings
-from src.datasets import index_mvtec, load_image, load_mask
-from src.evaluation import markdown_rows, write_results
-from src.model import ViTMultiClassClassifier
-from src.patch_bank import PatchBank, default_settings
-from src.synthetic_defects import add_synthetic_defect
+from src.backbone.vit import Backbone, load_backbone
+from src.data.images import index_mvtec, load_image, load_mask
+from src.files import markdown_rows, write_results
+from src.localisation.bank import PatchBank
+from src.localisation.encoder import Encoder, default_settings
+from src.localisation.thresholds import Normals, choose_pixel_threshold, choose_settings
+from src.synthetic.defects import add_synthetic_defect
 
 SMALL = 0.003  # share of the picture
 PAINTED_SCALE, PAINTED_EACH = 0.25, 6
@@ -53,17 +52,19 @@ class Seen:
     """A bank of the normal pictures at one size, with its threshold."""
 
     def __init__(
-        self, model: ViTMultiClassClassifier, normals: list[str], size: int, folder: Path, blocks: tuple[int, ...] = ()
+        self, backbone: Backbone, normals: list[str], size: int, folder: Path, blocks: tuple[int, ...] = ()
     ) -> None:
         self.size = size
         files = [self._save(path, folder / f"{size}_{number}.png") for number, path in enumerate(normals)]
         pictures = Normals.load(files, "the benchmark")
         if blocks:
-            settings = replace(default_settings(model, pictures.wholes[0]), blocks=blocks)
+            settings = replace(default_settings(backbone, pictures.wholes[0]), blocks=blocks)
         else:
-            settings, _ = choose_settings(model, pictures)
-        self.threshold, _, _ = choose_pixel_threshold(model, pictures, settings)
-        self.bank = pictures.whole_bank(model, settings)
+            settings, _ = choose_settings(backbone, pictures)
+        encoder = pictures.encoder(backbone, settings)
+        rows = pictures.rows(encoder)
+        self.threshold, _, _ = choose_pixel_threshold(pictures, encoder, rows)
+        self.bank = pictures.whole_bank(encoder, rows)
 
     def _save(self, path: str, file: Path) -> str:
         self.shrink(load_image(path)).save(file)
@@ -121,15 +122,15 @@ def memory(options: argparse.Namespace, bank: PatchBank, picture: Image.Image, f
     pixels = np.tile(mirrored, (*times, 1))[: LARGE[1], : LARGE[0]]
     Image.fromarray(pixels).save(folder / "large.png")
     bank.save(folder / "bank.pt")
-    command = [sys.executable, __file__, "--weights", options.weights, "--backbone", options.backbone, "--score",
-               str(folder)]  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.resolution", "--weights", options.weights,
+               "--backbone", options.backbone, "--score", str(folder)]  # fmt: skip
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(answer.stdout.splitlines()[-1])
 
 
-def score_large(model: ViTMultiClassClassifier, folder: Path) -> dict[str, float]:
-    bank, _ = PatchBank.load(folder / "bank.pt", model)
-    bank = PatchBank(model, replace(bank.settings, side=min(LARGE)), bank.rows)
+def score_large(backbone: Backbone, folder: Path) -> dict[str, float]:
+    bank, _ = PatchBank.load(folder / "bank.pt", backbone)
+    bank = PatchBank(Encoder(backbone, replace(bank.settings, side=min(LARGE))), bank.rows)
     started = time.perf_counter()
     values, _ = bank.score(load_image(folder / "large.png"))
     assert values.shape == LARGE[::-1]
@@ -148,21 +149,21 @@ def main() -> None:
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    model = ViTMultiClassClassifier(backbone=options.backbone, weights=options.weights, image_size=448).eval()
+    backbone = load_backbone(options.backbone, options.weights, image_size=448)
     if options.score:
-        print(json.dumps(score_large(model, options.score)))
+        print(json.dumps(score_large(backbone, options.score)))
         return
     table = index_mvtec(options.data)
     normals = list(table.loc[table["part"] == "train", "path"])
     test = table[table["part"] == "test"]
     with tempfile.TemporaryDirectory() as name:
-        small = Seen(model, normals, 256, Path(name))
-        sizes = [small, Seen(model, normals, 1024, Path(name), small.bank.settings.blocks)]
+        small = Seen(backbone, normals, 256, Path(name))
+        sizes = [small, Seen(backbone, normals, 1024, Path(name), small.bank.settings.blocks)]
         result = {
             "protocol": {
                 "normals": len(normals), "test": test["defect"].value_counts().to_dict(), "small_below": SMALL,
                 "equal_false_positives": FALSE_POSITIVES, "backbone": options.backbone,
-                "weights": model.weights_description, "threads": torch.get_num_threads(),
+                "weights": backbone.weights, "threads": torch.get_num_threads(),
             },
             "sizes": compare(sizes, test),
             "large": memory(options, sizes[1].bank, load_image(normals[0]), Path(name)),

@@ -1,12 +1,17 @@
-"""Settings of a run as one frozen value, and the presets that the notebooks offer."""
+"""Settings of a run as one frozen value, the presets that the notebooks offer, and where things are."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 # The order is a contract: a class's position is its index in every confusion matrix and checkpoint.
 CLASS_NAMES = ("folding_marks", "grain_off", "growth_marks", "loose_grain", "non_defective", "pinhole")
 NORMAL_CLASS = "non_defective"  # found by its name, never by a number
+
+KAGGLE_FOLDER, MVTEC_FOLDER = "leather_defect_classification", "mvtec"
+TINY = os.environ.get("LEATHER_TINY", "0") not in ("", "0")  # a sample of few, small images, for testing the notebooks
 
 TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -90,7 +95,45 @@ SAMPLE = Config(
     head_learning_rate=3e-4,
 )
 
-# For hides that training has not seen: features of several frozen blocks; `src.baselines` adds numbers of texture.
+# For hides that training has not seen: features of several frozen blocks; `baselines.table` adds numbers of texture.
 HONEST = SAMPLE.but(run="honest", protocol="hide-5fold", feature_blocks=(2, 5, 8, 11))
 
 PRESETS = {"paper": PAPER, "small": SMALL, "sample": SAMPLE, "honest": HONEST}
+
+
+class Paths:
+    """Where things are; making one creates nothing on disk.
+
+    Three environment variables move the parts that people like to keep elsewhere: ``LEATHER_DATA`` (a folder that holds
+    ``leather_defect_classification/`` and ``mvtec/``), ``LEATHER_SAMPLE`` (the built-in sample) and ``LEATHER_OUTPUT``
+    (receives ``models/``, ``logs/``, ``reports/`` and the manifest of the data).
+    """
+
+    def __init__(self) -> None:
+        self.root = Path(__file__).resolve().parents[1]
+        self.data = _folder("LEATHER_DATA", self.root / "data")
+        self.output = _folder("LEATHER_OUTPUT", self.root)
+        self.sample = _folder("LEATHER_SAMPLE", self.root / "data" / "sample")
+        self.manifest = self.output / "data" / "manifest.json"
+        self.models, self.logs, self.reports = (self.output / name for name in ("models", "logs", "reports"))
+        self.eda = self.reports / "eda"
+        self.shipped_backbone = self.root / "models" / "backbones" / "leather_vit_tiny_patch16_224.safetensors"
+
+    def relative(self, path: Path) -> str:
+        """The path as reports print it: below the project's root or output from there, below the data from that
+        folder's name on, else its last three parts.
+
+        Reports are published, so they never carry the folders that these lie in on the machine they were made on.
+        """
+        path = Path(path).resolve()
+        for base, name in ((self.root, ""), (self.output, ""), (self.data, self.data.name)):
+            if path.is_relative_to(base):
+                return (name / path.relative_to(base)).as_posix()
+        return Path(*path.relative_to(path.anchor).parts[-3:]).as_posix()
+
+
+def _folder(variable: str, default: Path) -> Path:
+    return Path(os.environ.get(variable) or default).expanduser().resolve()
+
+
+paths = Paths()

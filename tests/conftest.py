@@ -13,13 +13,14 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src import bank_calibration, localisation_metrics, scoring
-from src.bank_calibration import Thresholds
+from src import scores
+from src.classifier.model import create_model
 from src.config import CLASS_NAMES, Config
-from src.datasets import index_images, index_mvtec
-from src.localisation import Localisation
-from src.model import create_model
-from src.splits import split_index
+from src.data.images import index_images, index_mvtec
+from src.data.splits import split_index
+from src.localisation import evaluation, thresholds
+from src.localisation.localise import Localisation
+from src.localisation.thresholds import Thresholds
 
 IMAGES_PER_CLASS, HIDES = 10, 5
 COLOURS = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (128, 128, 128), (200, 60, 200)])
@@ -32,7 +33,7 @@ def pytest_configure(config):
     if os.environ.get("LEATHER_TEST_NOISE"):
         seed = int(os.environ["LEATHER_TEST_NOISE"])
         functional.linear = with_noise(functional.linear, seed)
-        scoring._products = with_noise(scoring._products, seed)
+        scores._products = with_noise(scores._products, seed)
 
 
 def with_noise(product, seed):
@@ -86,6 +87,12 @@ def model(config):
     return create_model(config, pretrained=False)
 
 
+@pytest.fixture
+def backbone(model):
+    """The network of ``model``, as localisation takes it."""
+    return model.vit
+
+
 MVTEC_COUNTS = {"train/good": 4, "test/good": 3, "test/cut": 3, "test/glue": 2}
 
 
@@ -124,8 +131,8 @@ def test_rows(mvtec):
 @pytest.fixture
 def small_and_quick(monkeypatch):
     """Few painted defects and few draws: the same steps in less time."""
-    monkeypatch.setattr(bank_calibration, "PAINTED", 8)
-    monkeypatch.setattr(localisation_metrics, "REPEATS", 20)
+    monkeypatch.setattr(thresholds, "PAINTED", 8)
+    monkeypatch.setattr(evaluation, "REPEATS", 20)
 
 
 @pytest.fixture

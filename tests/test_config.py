@@ -6,7 +6,7 @@ import json
 import pytest
 
 from src.config import CLASS_NAMES, NORMAL_CLASS, PAPER, PRECISIONS, PRESETS, SAMPLE, TRAIN_MODES, Config
-from src.splits import FOLD_PROTOCOLS, PROTOCOLS
+from src.data.splits import FOLD_PROTOCOLS, PROTOCOLS
 
 PUBLISHED = {
     "run": "best_modelo_kaggle_dataset", "backbone": "vit_base_patch16_224", "weights": "timm", "batch_size": 16,

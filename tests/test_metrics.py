@@ -15,13 +15,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from src.metrics import (
-    THRESHOLD_RULES,
-    binary_metrics,
-    bootstrap_interval,
-    choose_threshold,
-    multiclass_metrics,
-)
+from src.metrics import THRESHOLD_RULES, binary_metrics, bootstrap_interval, choose_threshold, multiclass_metrics
 
 # Two defects at 0.5 and 0.9; normal images: eight low ones, three between the defects.
 RARE_DEFECTS = np.array([0] * 11 + [1] * 2, bool), np.array([i / 20 for i in range(8)] + [0.6, 0.65, 0.7, 0.5, 0.9])

@@ -9,10 +9,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
-from src import paths
-from src.config import CLASS_NAMES
+from src.config import CLASS_NAMES, paths
 
-NOTEBOOKS = sorted(paths.ROOT.glob("*.ipynb"))
+NOTEBOOKS = sorted(paths.root.glob("*.ipynb"))
 EDA = {
     "class_distribution", "class_examples", "image_sizes_and_formats", "colour_and_brightness", "copies", "hides",
     "classes_per_hide", "shortcut_test", "mvtec_leather_counts",
@@ -98,7 +97,7 @@ def test_all_four_run_in_order(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     for name in ("LEATHER_PRESET", "LEATHER_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
-    trained = paths.SHIPPED_BACKBONE.is_file()
+    trained = paths.shipped_backbone.is_file()
     for path in NOTEBOOKS if trained else NOTEBOOKS[:3]:
         run(path)
 
@@ -106,14 +105,14 @@ def test_all_four_run_in_order(tmp_path, monkeypatch):
     assert {p.stem for p in eda.glob("*.png")} == EDA
     assert json.loads((eda / "audit.json").read_text(encoding="utf-8"))["hide_groups"]["source"] == "hides.csv"
     if not trained:
-        pytest.skip(f"4.0 was not run: {paths.SHIPPED_BACKBONE.name} has not been distilled yet")
+        pytest.skip(f"4.0 was not run: {paths.shipped_backbone.name} has not been distilled yet")
     check_training(output)
 
 
 def run(path):
     notebook = read(path)
     client = NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(paths.ROOT)}}
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(paths.root)}}
     )
     try:
         client.execute()

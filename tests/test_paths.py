@@ -1,28 +1,24 @@
 """Where things are: environment variables move them, imports create nothing, reports name no machine."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-from src import paths as imported
+from src.config import Paths
 
-VARIABLES = ("LEATHER_DATA", "LEATHER_SAMPLE", "LEATHER_OUTPUT", "LEATHER_TINY")
+VARIABLES = ("LEATHER_DATA", "LEATHER_SAMPLE", "LEATHER_OUTPUT")
 
 
 @pytest.fixture
 def load(monkeypatch):
-    """Imports a second copy of src.paths under the given environment; the copy that others use stays as it is."""
+    """The paths under the given environment; those that others use stay as they are."""
 
     def load_copy(**environment):
         for name in VARIABLES:
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, str(value))
-        specification = importlib.util.spec_from_file_location("paths_copy", imported.__file__)
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-        return module
+        return Paths()
 
     return load_copy
 
@@ -30,31 +26,30 @@ def load(monkeypatch):
 def test_everything_lies_in_the_repository_by_default(load):
     paths = load()
     root = Path(__file__).resolve().parents[1]
-    found = {name: getattr(paths, name) for name in ("DATA", "SAMPLE", "MODELS", "LOGS", "REPORTS", "EDA")}
+    found = {name: getattr(paths, name) for name in ("data", "sample", "models", "logs", "reports", "eda")}
     below = ("data", "data/sample", "models", "logs", "reports", "reports/eda")
     assert found == dict(zip(found, (root / name for name in below), strict=True))
-    assert root == paths.ROOT and (root / "pyproject.toml").is_file()
+    assert root == paths.root and (root / "pyproject.toml").is_file()
 
 
 def test_variables_move_data_sample_and_output_and_create_nothing(load, tmp_path):
     paths = load(LEATHER_DATA=tmp_path / "d", LEATHER_SAMPLE=tmp_path / "s", LEATHER_OUTPUT=tmp_path / "o")
-    found = [paths.DATA, paths.SAMPLE, paths.MODELS, paths.LOGS, paths.REPORTS, paths.MANIFEST]
+    found = [paths.data, paths.sample, paths.models, paths.logs, paths.reports, paths.manifest]
     names = ("d", "s", "o/models", "o/logs", "o/reports", "o/data/manifest.json")
-    assert found == [tmp_path / name for name in names] and paths.SHIPPED_BACKBONE.is_relative_to(paths.ROOT)
+    assert found == [tmp_path / name for name in names] and paths.shipped_backbone.is_relative_to(paths.root)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_variable_counts_as_unset(load):
     paths = load(**dict.fromkeys(VARIABLES, ""))
-    assert paths.ROOT / "data" == paths.DATA and paths.OUTPUT == paths.ROOT and not paths.TINY
-    assert load(LEATHER_TINY=1).TINY
+    assert paths.root / "data" == paths.data and paths.output == paths.root
 
 
 @pytest.mark.parametrize(("given", "expected"), [("~/leather", "leather"), ("./leather/../hides", "hides")])
 def test_home_and_relative_folders_are_resolved(load, monkeypatch, tmp_path, given, expected):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert tmp_path.resolve() / expected == load(LEATHER_DATA=given).DATA
+    assert tmp_path.resolve() / expected == load(LEATHER_DATA=given).data
 
 
 @pytest.mark.parametrize(("path", "expected"), [
@@ -70,7 +65,7 @@ def test_home_and_relative_folders_are_resolved(load, monkeypatch, tmp_path, giv
 ])  # fmt: skip
 def test_reports_name_no_folder_of_the_machine(load, path, expected):
     paths = load(LEATHER_DATA="/hides", LEATHER_OUTPUT="/srv/out")
-    assert paths.relative(Path(path.format(root=paths.ROOT))) == expected
+    assert paths.relative(Path(path.format(root=paths.root))) == expected
 
 
 def test_data_below_a_home_folder_does_not_reveal_the_rest_of_it(load):
@@ -81,5 +76,5 @@ def test_data_below_a_home_folder_does_not_reveal_the_rest_of_it(load):
 
 def test_a_path_relative_to_the_working_folder_is_resolved_first(load, monkeypatch):
     paths = load()
-    monkeypatch.chdir(paths.ROOT / "src")
-    assert paths.relative(Path("paths.py")) == "src/paths.py"
+    monkeypatch.chdir(paths.root / "src")
+    assert paths.relative(Path("config.py")) == "src/config.py"

@@ -1,0 +1,1 @@
+"""Studies that end in a table in ``benchmarks/results`` or ``reports/baselines``; the project runs without them."""

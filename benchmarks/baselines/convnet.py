@@ -1,0 +1,115 @@
+"""A convolutional network that learns from nothing but the training images: what a ViT has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+import torch.nn.functional as F
+from joblib import Parallel, delayed
+from torch import Tensor, nn
+from tqdm import trange
+
+from benchmarks.baselines.recipes import predictions_of
+from benchmarks.baselines.texture import SIDE, grain_of
+from src.backbone.device import choose_device
+from src.classifier.evaluation import Answers
+from src.config import CLASS_NAMES, NORMAL_CLASS
+from src.data.images import class_indices, load_image
+from src.scores import cosine_anomaly_scores
+
+AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionRecipe:
+    """A network of timm, trained from random weights on grey pictures that are freed of slow changes of light.
+
+    Crops at the pictures' own scale, flipped, turned, of changed contrast and with noise; classes weigh alike. Only the
+    first of the splits is learned: each takes minutes.
+    """
+
+    architecture: str = "resnet18"
+    crop: int = 96  # pixels of a side in training; whole pictures are judged
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-3  # highest, reached after a third of the steps
+    seed: int = 42
+
+    def answer(self, splits: Sequence[pd.DataFrame]) -> Answers:
+        """Validation and test answers of a network that learned the training part of the first split."""
+        split, device = splits[0], choose_device()
+        parts = {name: rows.reset_index(drop=True) for name, rows in split.groupby("part")}
+        pictures = {name: _read_all(rows) for name, rows in parts.items()}
+        network = self._train(pictures["train"], torch.from_numpy(class_indices(parts["train"])), device)
+        normal = torch.from_numpy((parts["train"]["label"] == NORMAL_CLASS).to_numpy(copy=True))
+        bank = _features(network, pictures["train"][normal], device) if normal.any() else None
+
+        def judge(name: str):
+            features = _features(network, pictures[name], device)
+            with torch.inference_mode():
+                probabilities = network.get_classifier().cpu()(features).softmax(1).numpy()
+            similarity = None if bank is None else cosine_anomaly_scores(features, bank).numpy()
+            return predictions_of(parts[name], probabilities, similarity)
+
+        return Answers(judge("validation"), judge("test"))
+
+    def _train(self, pictures: Tensor, targets: Tensor, device: torch.device) -> nn.Module:
+        torch.manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
+        network = timm.create_model(self.architecture, pretrained=False, num_classes=len(CLASS_NAMES), in_chans=1)
+        network = network.to(device, memory_format=torch.channels_last).train()
+        counts = torch.bincount(targets, minlength=len(CLASS_NAMES))
+        weights = (len(targets) / counts.clamp_min(1) / (counts > 0).sum()).to(device)
+        optimizer = torch.optim.AdamW(network.parameters(), self.learning_rate, weight_decay=0.05)
+        steps = max(1, len(targets) // self.batch_size)  # the rest of an epoch, too small a batch, is left out
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=self.epochs * steps, pct_start=0.3
+        )
+        for _ in (bar := trange(self.epochs, desc=self.architecture, unit="epoch", leave=False)):
+            losses = []
+            for chosen in torch.randperm(len(targets), generator=generator).split(self.batch_size)[:steps]:
+                images = _augment(pictures[chosen], self.crop, generator).to(device)
+                loss = F.cross_entropy(network(images), targets[chosen].to(device), weight=weights)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.item())
+            bar.set_postfix(loss=f"{np.mean(losses):.3f}")
+        return network.eval()
+
+
+def _read_all(rows: pd.DataFrame) -> Tensor:
+    """The grain of every image, shape (n, 1, 227, 227), about -1 to 1."""
+    found = Parallel(-1)(delayed(_read)(path) for path in rows["path"])
+    return torch.from_numpy(np.stack(found))[:, None]
+
+
+def _read(path: str) -> np.ndarray:
+    return grain_of(load_image(path))
+
+
+def _augment(images: Tensor, crop: int, generator: torch.Generator) -> Tensor:
+    """A random crop of each image, turned, mirrored, of another contrast, with noise; (n, 1, crop, crop)."""
+    found = []
+    for image in images:
+        top, left = (int(torch.randint(SIDE - crop + 1, (), generator=generator)) for _ in range(2))
+        turns, mirrored = torch.randint(4, (2,), generator=generator).tolist()
+        piece = torch.rot90(image[:, top : top + crop, left : left + crop], turns, (1, 2))
+        found.append(piece.flip(2) if mirrored % 2 else piece)
+    contrast, noise = torch.rand(2, len(images), 1, 1, 1, generator=generator)
+    batch = torch.stack(found) * torch.exp(0.8 * (contrast - 0.5))
+    batch = batch + 0.05 * noise * torch.randn(batch.shape, generator=generator)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def _features(network: nn.Module, pictures: Tensor, device: torch.device) -> Tensor:
+    """What the network's last layer sees of whole pictures, shape (n, d)."""
+    with torch.inference_mode():
+        batches = (network.forward_features(part.to(device)) for part in pictures.split(AT_ONCE))
+        return torch.cat([network.forward_head(batch, pre_logits=True).cpu() for batch in batches])

@@ -1,0 +1,115 @@
+"""Ways to judge an image, from six colour numbers to a Vision Transformer, behind one call: ``answer(splits)``.
+
+``splits`` are the rotations of one split (`splits.rotations`): the same test part, and validation parts that take
+turns. A quick recipe is fitted once for each; validation answers are put together, so that thresholds see every image
+that is not test, and test answers are averaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import ClassifierMixin, clone
+
+from src.classifier.evaluation import METHODS, Answers, Predictions, fill_normal_bank, macro_f1, predict
+from src.classifier.model import create_model
+from src.classifier.training import train_model
+from src.config import CLASS_NAMES, NORMAL_CLASS, Config, paths
+from src.data.images import class_indices
+from src.scores import cosine_anomaly_scores, hybrid_anomaly_scores
+
+
+@dataclass(frozen=True)
+class NumbersRecipe:
+    """A classifier of scikit-learn on numbers that describe an image.
+
+    The candidate of highest macro F1 on validation is taken. The cosine score compares standardised numbers.
+    """
+
+    numbers: pd.DataFrame  # one row an image, index ``file``
+    candidates: tuple[ClassifierMixin, ...]
+
+    def answer(self, splits: Sequence[pd.DataFrame]) -> Answers:
+        found = [combine([self._fit(candidate, split) for split in splits]) for candidate in self.candidates]
+        return max(found, key=lambda a: macro_f1(a.validation.targets, a.validation.predicted))
+
+    def _fit(self, candidate: ClassifierMixin, split: pd.DataFrame) -> Answers:
+        train = split[split["part"] == "train"]
+        values = self.numbers.loc[train["file"]]
+        estimator = clone(candidate).fit(values, train["label"].to_numpy())
+        middle, spread = values.mean(), values.std().replace(0.0, 1.0)
+        bank = (values[(train["label"] == NORMAL_CLASS).to_numpy()] - middle) / spread
+
+        def judge(part: str) -> Predictions:
+            rows = split[split["part"] == part].reset_index(drop=True)
+            plain = self.numbers.loc[rows["file"]]
+            found = pd.DataFrame(estimator.predict_proba(plain), columns=estimator.classes_)
+            probabilities = found.reindex(columns=list(CLASS_NAMES), fill_value=0.0).to_numpy()
+            similarity = None
+            if len(bank):
+                scaled, normal = (torch.tensor(values.to_numpy()) for values in ((plain - middle) / spread, bank))
+                similarity = cosine_anomaly_scores(scaled, normal).numpy()
+            return predictions_of(rows, probabilities, similarity)
+
+        return Answers(judge("validation"), judge("test"))
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """A network that is trained as its settings say, on the first of the splits: each takes from minutes to hours."""
+
+    config: Config
+    models: Path = paths.models  # of cached features and of the training that is under way
+    logs: Path = paths.logs
+
+    def answer(self, splits: Sequence[pd.DataFrame]) -> Answers:
+        split = splits[0]
+        images = split["file"] + split["part"]
+        digest = hashlib.sha256("|".join(images).encode()).hexdigest()[:12]
+        config = self.config.but(run=f"{self.config.run}-{digest}")  # an interrupted training is found again
+        model = create_model(config)
+        train_model(model, split, config, models=self.models, logs=self.logs)
+        # Features of a frozen backbone serve every split; those of a trained one are of no use again.
+        cache = self.models / "cache" if config.train_mode == "head" else None
+        normals = bool(((split["part"] == "train") & (split["label"] == NORMAL_CLASS)).any())
+        if normals:
+            fill_normal_bank(model, split, cache=cache)
+        found = Answers(*(predict(model, split, part, cache=cache, scores=normals) for part in ("validation", "test")))
+        (self.models / f"{config.run}.training.pt").unlink()  # the answers are kept, not the weights
+        return found
+
+
+def predictions_of(rows: pd.DataFrame, probabilities: np.ndarray, similarity: np.ndarray | None) -> Predictions:
+    """Predictions with the three scores, or without scores if there is no normal image to be similar to."""
+    scores = {}
+    if similarity is not None:
+        confidence = 1 - probabilities[:, CLASS_NAMES.index(NORMAL_CLASS)]
+        hybrid = hybrid_anomaly_scores(torch.from_numpy(similarity), torch.from_numpy(confidence)).numpy()
+        scores = dict(zip(METHODS, (hybrid, similarity, confidence), strict=True))
+    return Predictions(rows, class_indices(rows), probabilities.argmax(1), probabilities, scores)
+
+
+def combine(members: Sequence[Answers]) -> Answers:
+    """Validation answers of all members one after the other; test answers averaged."""
+    tests = [member.test for member in members]
+    scored = all(test.scores for test in tests)
+    each = tuple(test.probabilities for test in tests)
+    probabilities = np.mean(each, axis=0)
+    test = Predictions(
+        tests[0].rows, tests[0].targets, probabilities.argmax(1), probabilities,
+        {name: np.mean([test.scores[name] for test in tests], axis=0) for name in METHODS} if scored else {},
+    )  # fmt: skip
+    parts = [member.validation for member in members]
+    validation = Predictions(
+        pd.concat([part.rows for part in parts], ignore_index=True),
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("targets", "predicted",
+                                                                              "probabilities")),
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in METHODS} if scored else {},
+    )  # fmt: skip
+    return Answers(validation, test, each)

@@ -1,0 +1,49 @@
+"""Where networks run, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import torch
+
+FEW_IMAGES = 256  # below this, starting worker processes takes longer than it saves
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU; or the device of the given name."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_precision(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """The type that matrix products run in. ``auto`` takes half precision only where hardware makes it faster.
+
+    bfloat16 on a CPU pays with matrix tiles (AMX); with vector instructions alone it was slower than float32.
+    """
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    tiles = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
+    return torch.bfloat16 if device.type == "cpu" and tiles else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
+    """Mixed precision on this device; nothing for float32."""
+    if precision == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, precision)
+
+
+def choose_workers(wanted: int | None, images: int, device: torch.device) -> int:
+    """Image-loading processes: few beside a computing CPU, more beside a GPU, none for a handful of images."""
+    if wanted is not None:
+        return wanted
+    cores = os.cpu_count() or 1
+    if images < FEW_IMAGES or cores == 1:
+        return 0
+    return min(8, cores) if device.type == "cuda" else min(2, cores - 1)

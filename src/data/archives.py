@@ -1,0 +1,116 @@
+"""From a folder or an archive to a data set in its place: nothing unsafe, nothing broken, all of it or none.
+
+Only images of known folders are taken, under names made here, into a hidden folder that is renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import lzma
+import re
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from tqdm.auto import tqdm
+
+from .manifest import DataError, count_images, files_below, place_file
+
+# RuntimeError is zipfile's for encrypted files and unknown compressions
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, RuntimeError)
+
+Members = dict[str, tuple[int, Callable[[], IO[bytes]]]]  # by name: bytes when unpacked, and what opens it
+
+
+def install(given: Path, data: Path, *, wanted: tuple[str, ...]) -> set[str]:
+    """Put the sets that a folder, zip or tar holds (anywhere in it) into ``data``, and return which were found.
+
+    Args:
+        given: Folder or archive; it is only read.
+        wanted: Those of ``PARTS`` to take; ``data`` must not hold them yet.
+
+    Raises:
+        DataError: If it is no archive, damaged or unsafe, or holds nothing wanted, a set twice, or an incomplete one.
+        OSError: If it does not exist, or (errno ENOSPC) the disk is too small.
+    """
+    work = data / ".incoming"
+    with _open_members(given) as members:
+        plan = _plan_files(given, members, wanted)
+        parts = {file.split("/")[0] for file in plan}
+        count_images(plan, parts, where=given)
+        require_space(data, sum(size for size, _ in plan.values()), purpose=f"unpacking {given.name}")
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+        try:
+            for file, (_, open_member) in tqdm(plan.items(), unit="file", desc=given.name):
+                (work / file).parent.mkdir(parents=True, exist_ok=True)
+                with open_member() as reader, (work / file).open("wb") as writer:
+                    shutil.copyfileobj(reader, writer)
+            for part in parts:
+                (work / part).rename(data / part)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return parts
+
+
+@contextmanager
+def _open_members(given: Path) -> Iterator[Members]:
+    try:
+        if given.is_dir():
+            yield {name: (path.stat().st_size, partial(path.open, "rb")) for name, path in files_below(given).items()}
+        elif zipfile.is_zipfile(given):
+            with zipfile.ZipFile(given) as opened:
+                infos = [info for info in opened.infolist() if not info.is_dir()]
+                yield {info.filename: (info.file_size, partial(opened.open, info)) for info in infos}
+        elif tarfile.is_tarfile(given):
+            with tarfile.open(given) as opened:
+                yield _tar_members(opened)
+        else:
+            with given.open("rb") as file:
+                page = file.read(512).lstrip().startswith(b"<")
+            what = "a web page, of a quota or a log-in" if page else "neither a whole zip nor a tar"
+            raise DataError(f"{given} is {what}. Fetch it again in a browser.")
+    except DAMAGED as error:
+        raise DataError(f"{given} cannot be unpacked: {error}. Fetch it again, or unpack it by hand.") from error
+
+
+def _tar_members(opened: tarfile.TarFile) -> Members:
+    infos = [tarfile.data_filter(info, ".") for info in opened.getmembers() if not info.isdir()]
+    if links := [info.name for info in infos if not info.isfile()]:
+        raise tarfile.ReadError(f"{links[0]} is a link")
+    opened.fileobj.seek(opened.offset)
+    if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # the library takes it for the end
+        raise tarfile.ReadError(f"damaged or cut off at byte {opened.offset:,}")
+    return {info.name: (info.size, partial(opened.extractfile, info)) for info in infos}
+
+
+def _plan_files(given: Path, members: Members, wanted: tuple[str, ...]) -> Members:
+    """The members to take, by the path below the data folder that they will have."""
+    plan, homes = {}, {}
+    for name, member in members.items():
+        name = name.replace("\\", "/")  # as some Windows programs write it
+        if re.match("/|[A-Za-z]:", name) or ".." in name.split("/"):
+            raise DataError(f"{given} wants to write outside its folder, to {name}: do not use it")
+        part, home, inside = place_file(name) or ("", "", "")
+        if part.split("/")[0] in wanted:
+            if homes.setdefault(part, home) != home:
+                raise DataError(f"{given} holds {part} twice, in {homes[part]!r} and {home!r}: pass one of them")
+            plan[f"{part}/{inside}"] = member
+    if not plan:
+        expected = "images in folders named after the six classes, or MVTec AD's <category>/train/good"
+        raise DataError(f"{given} holds no {' and no '.join(wanted)}. Expected {expected}.")
+    return plan
+
+
+def require_space(folder: Path, needed: int, *, purpose: str) -> None:
+    """Raise OSError (errno ENOSPC) unless ``needed`` bytes fit on the disk of ``folder``."""
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if needed > free:
+        sizes = f"needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free on the disk of {folder}"
+        raise OSError(errno.ENOSPC, f"{purpose} {sizes}. Make room, or make data/ a link to a larger disk")

@@ -1,0 +1,128 @@
+"""The table of baselines: rows are filled once, answers are kept, reports say what was found."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks.baselines import table
+from benchmarks.baselines.recipes import NumbersRecipe
+from benchmarks.baselines.rows import Row, honest_recipe, table_rows
+from benchmarks.baselines.table import ALL_PROTOCOLS, fill_table
+from src import metrics
+from src.classifier import evaluation
+from src.classifier.report import HONEST_PROTOCOL, USUAL
+from src.config import CLASS_NAMES, HONEST, NORMAL_CLASS, Config
+from src.eda.audit import COLOUR_NUMBERS
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(evaluation, "bootstrap_interval", partial(metrics.bootstrap_interval, repeats=25))
+
+
+@pytest.fixture(scope="module")
+def images():
+    """12 hides that each show three classes with 22 images, as the audit leaves a table."""
+    rows = []
+    for hide in range(12):
+        for label in (CLASS_NAMES[hide % 6], CLASS_NAMES[(hide + 2) % 6], NORMAL_CLASS):
+            rows += [(f"{label}/{hide}_{i}.png", label, f"hide_{hide:02d}") for i in range(22)]
+    table = pd.DataFrame(rows, columns=["file", "label", "group"]).drop_duplicates("file", ignore_index=True)
+    return table.assign(path=table["file"], copy_of=table["file"])
+
+
+@pytest.fixture(scope="module")
+def numbers(images):
+    targets = np.array([CLASS_NAMES.index(label) for label in images["label"]])
+    values = np.eye(6)[targets] + np.random.default_rng(0).normal(0, 0.5, (len(images), 6))
+    return pd.DataFrame(values, index=images["file"].to_list()).add_prefix("n")
+
+
+def test_every_protocol_has_an_entry_and_answers_are_kept(images, numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "protocol_report", lambda answers, protocol, seed: sorted(answers))
+    made = []
+
+    def create():
+        made.append(1)
+        return NumbersRecipe(numbers, (LogisticRegression(),))
+
+    row = Row("linear", "logistic regression", create)
+    report = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
+    assert made == [1]
+    entries = report["rows"]["linear"]["protocols"]
+    assert set(entries) == set(ALL_PROTOCOLS)
+    assert len(entries[HONEST_PROTOCOL]) == 5 and len(entries["leave-one-defect-out"]) == 25
+    assert len(entries["within-hide"]) == 12
+    again = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
+    assert made == [1] and again == report
+    with pytest.raises(ValueError, match="is missing.*Delete the file"):
+        fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
+    fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), splits=tmp_path / "others", models=tmp_path)
+    assert made == [1, 1]  # other images, other answers
+
+
+def test_splits_are_files_and_files_decide(images, numbers, tmp_path):
+    row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),)))
+    options = {"splits": tmp_path / "splits", "models": tmp_path}
+    fill_table(images, [row], ("random-60-20-20", HONEST_PROTOCOL), Config(run="table"), **options)
+    files = sorted(file.relative_to(tmp_path / "splits").as_posix() for file in options["splits"].rglob("*.csv.gz"))
+    assert files == [*(f"hide-5fold/{i}.csv.gz" for i in range(1, 6)), "random-60-20-20.csv.gz"]
+    one = options["splits"] / "random-60-20-20.csv.gz"
+    kept, table = one.read_bytes(), pd.read_csv(one)
+    assert list(table.columns) == ["path", "label", "group", "part"]
+    table["part"] = table["part"].replace({"test": "train", "train": "test"})
+    table.to_csv(one, index=False)
+    report = fill_table(images, [row], ("random-60-20-20",), Config(run="table"), **options)
+    found = report["rows"]["linear"]["protocols"]["random-60-20-20"]["n"]
+    assert found == (table["part"] == "test").sum() > len(images) / 2
+    one.unlink()
+    fill_table(images, [row], ("random-60-20-20",), Config(run="table"), **options)
+    assert one.read_bytes() == kept
+
+
+def test_kept_answers_give_the_same_report(images, numbers, tmp_path):
+    row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),)))
+    options = {"splits": tmp_path / "splits", "models": tmp_path}
+    first, second = (
+        fill_table(images, [row], (USUAL, HONEST_PROTOCOL), Config(run="table"), **options) for _ in range(2)
+    )
+    assert json.dumps(first) == json.dumps(second)
+    entry = first["rows"]["linear"]["protocols"][HONEST_PROTOCOL]
+    assert entry["n"] == len(images) and entry["hides"] == 12
+    assert 0.5 < entry["macro_f1"] < 1
+
+
+def test_rows_are_named_and_only_training_by_hours_waits_to_be_asked_for(images):
+    colours = pd.DataFrame(0.0, index=images.index, columns=list(COLOUR_NUMBERS))
+    rows = table_rows(images.join(colours), HONEST)
+    assert [row.name for row in rows] == [
+        "colour", "sharpness", "texture", "frozen", "frozen-blocks", "honest", "cnn", "fine-tuned",
+    ]  # fmt: skip
+    assert [row.name for row in rows if row.slow] == ["cnn", "fine-tuned"]
+    assert rows[0].create().answer  # the others read pictures
+
+
+def test_the_honest_recipe_takes_what_helps(images, numbers):
+    noise = pd.DataFrame(np.random.default_rng(1).normal(size=(len(images), 4)), index=numbers.index).add_prefix("t")
+    split = images.assign(part=np.resize(["train", "train", "validation", "test"], len(images)))
+
+    def right(texture, features):
+        found = honest_recipe(texture, features, seed=0).answer([split])
+        return np.mean(found.test.predicted == found.test.targets)
+
+    nothing = right(noise, noise.add_prefix("more_"))
+    assert right(numbers, noise) > 3 * nothing
+    assert right(noise, numbers) > 1.5 * nothing  # one of the three in the last mixture sees these numbers
+
+
+def test_slow_rows_are_filled_on_the_two_leading_protocols_alone(images, numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "protocol_report", lambda answers, protocol, seed: sorted(answers))
+    rows = [Row(name, name, lambda: NumbersRecipe(numbers, (LogisticRegression(),)), slow=name == "slow")
+            for name in ("quick", "slow")]  # fmt: skip
+    chosen = (USUAL, HONEST_PROTOCOL, "within-hide")
+    report = fill_table(images, rows, chosen, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
+    assert [list(row["protocols"]) for row in report["rows"].values()] == [list(chosen), [USUAL, HONEST_PROTOCOL]]

@@ -1,0 +1,191 @@
+"""Unpacking: nothing unsafe, nothing broken, all of it or none."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from src.data.archives import install
+from src.data.manifest import CLASSES, MVTEC, PARTS, DataError, files_below
+from tests.data.test_manifest import FOLDERS, draw, make_both, make_classes, make_mvtec, state
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def zip_folder(folder: Path, archive: Path, *, below: str = "") -> Path:
+    with zipfile.ZipFile(archive, "w") as opened:
+        for name, path in files_below(folder).items():
+            opened.write(path, below + name)
+    return archive
+
+
+def tar_folder(folder: Path, archive: Path, *, name: str = "set") -> Path:
+    mode = "w" + archive.suffix.replace(".", ":").removesuffix(":tar")
+    with tarfile.open(archive, mode, format=tarfile.USTAR_FORMAT) as opened:  # one header a member
+        opened.add(folder, name)
+    return archive
+
+
+def install_all(given: Path) -> list[str]:
+    """What both sets of an archive look like in the folder ``data`` beside it."""
+    install(given, given.parent / "data", wanted=PARTS)
+    return list(files_below(given.parent / "data"))
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "..\\evil", "C:\\evil"])
+def test_a_path_that_leaves_the_folder_is_refused(tmp_path, name, suffix):
+    archive = tmp_path / "in" / f"slip{suffix}"
+    make_both(tmp_path / "set")
+    archive.parent.mkdir()
+    name += "/pinhole/a.png"
+    if suffix == ".zip":
+        with zipfile.ZipFile(zip_folder(tmp_path / "set", archive), "a") as opened:
+            opened.writestr(name, "x")
+    else:
+        with tarfile.open(tar_folder(tmp_path / "set", archive), "a") as opened:
+            opened.addfile(tarfile.TarInfo(name))
+    with pytest.raises(DataError, match="slip.*outside.*"):
+        install_all(archive)
+    assert list(files_below(tmp_path / "in")) == [archive.name]
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize("target", ["/etc/passwd", "b.png"])
+def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind, target):
+    member = tarfile.TarInfo("pinhole/a.png")
+    member.type, member.linkname = kind, target
+    with tarfile.open(tmp_path / "bad.tar", "w") as opened:
+        opened.addfile(member)
+    with pytest.raises(DataError, match="bad.tar.*pinhole/a.png.* is a (link|special file)"):
+        install_all(tmp_path / "bad.tar")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_link_in_a_zip_is_not_followed(tmp_path):
+    link = zipfile.ZipInfo("pinhole/link.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(zip_folder(make_classes(tmp_path / "six"), tmp_path / "six.zip"), "a") as opened:
+        opened.writestr(link, "/etc/passwd")
+    install_all(tmp_path / "six.zip")
+    unpacked = tmp_path / "data" / CLASSES / "pinhole" / "link.png"
+    assert not unpacked.is_symlink() and unpacked.read_text() == "/etc/passwd"
+
+
+def test_broken_archives_are_named_for_what_they_are(tmp_path):
+    make_both(tmp_path / "set")
+    whole = zip_folder(tmp_path / "set", tmp_path / "whole.zip").read_bytes()
+    packed = tar_folder(tmp_path / "set", tmp_path / "whole.tar.xz").read_bytes()
+    plain = tar_folder(tmp_path / "set", tmp_path / "whole.tar").read_bytes()
+    damaged, locked, member = bytearray(whole), bytearray(whole), plain.index(b"set/mvtec/leather/test/cut/000.png")
+    damaged[whole.index(b"IDAT") + 5] ^= 255
+    locked[whole.index(b"PK\x01\x02") + 8] |= 1  # the flag that says "encrypted"
+    cases = {
+        "quota.zip": (b"\n<!DOCTYPE html><html>Too many users have viewed this file", "web page.*quota.*browser"),
+        "cut.zip": (whole[: len(whole) // 2], "neither a whole zip"),
+        "cut.tar.xz": (packed[: len(packed) // 2], "cannot be unpacked"),
+        "at a member.tar": (plain[:member], "cut off at byte"),
+        "header.tar": (plain[:member] + b"SET" + plain[member + 3 :], "damaged or cut off"),
+        "bits.zip": (bytes(damaged), "Bad CRC-32"),
+        "locked.zip": (bytes(locked), "encrypted.*by hand"),
+        "empty.zip": (b"", "neither a whole zip nor a tar"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=message) as caught:
+            install_all(tmp_path / name)
+        assert name in str(caught.value)
+        assert not files_below(tmp_path / "data")
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
+def test_what_would_not_fit_on_the_disk_is_not_unpacked(tmp_path, monkeypatch, suffix):
+    make_classes(tmp_path / "six")
+    (tmp_path / "six" / "pinhole" / "bomb.png").write_bytes(bytes(5_000_000))
+    archive = tmp_path / f"bomb{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+            for name, path in files_below(tmp_path / "six").items():
+                opened.write(path, name)
+    else:
+        tar_folder(tmp_path / "six", archive)
+    assert archive.stat().st_size < 100_000
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage(0, 0, 4_900_000))
+    with pytest.raises(OSError, match="bomb.* needs 0.0 GB, but 0.0 GB are free .*Make room") as caught:
+        install_all(archive)
+    assert caught.value.errno == errno.ENOSPC
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["mvtec_anomaly_detection", ".", "deep/er/mvtec"])
+def test_archives_of_all_shapes(tmp_path, name):
+    make_mvtec(tmp_path / "made")
+    make_mvtec(tmp_path / "made", category="carpet")
+    (tmp_path / "made" / "license.txt").write_text("CC BY-NC-SA 4.0")
+    files = install_all(tar_folder(tmp_path / "made", tmp_path / "mvtec.tar.xz", name=name))
+    assert len(files) == 2 * 7
+    assert {tuple(file.split("/")[:2]) for file in files} == {(MVTEC, "leather"), (MVTEC, "carpet")}
+
+
+def test_additions_of_other_systems_do_no_harm(tmp_path):
+    archive = zip_folder(make_classes(tmp_path / "six"), tmp_path / "six.zip", below="top\\")
+    with zipfile.ZipFile(archive, "a") as opened:
+        for name in ("__MACOSX/top/pinhole/._b.png", "top/pinhole/._b.png", "top/.DS_Store", "win\\"):
+            opened.writestr(name, "x")
+    assert len(install_all(archive)) == 6 * 2
+
+
+def test_only_what_is_wanted_is_taken(tmp_path):
+    assert install(make_both(tmp_path / "set"), tmp_path / "data", wanted=(MVTEC,)) == {MVTEC}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [MVTEC]
+    with pytest.raises(DataError, match="set holds no leather_defect_classification.*six classes"):
+        install(make_mvtec(tmp_path / "else" / "set"), tmp_path / "data", wanted=(CLASSES,))
+
+
+def test_incomplete_and_double_sets_are_refused(tmp_path):
+    with pytest.raises(DataError, match="five has no image of pinhole"):
+        install_all(make_classes(tmp_path / "five", folders=FOLDERS[:-1]))
+    make_classes(tmp_path / "two" / "a")
+    make_classes(tmp_path / "two" / "b")
+    with pytest.raises(DataError, match="two holds .* twice, in 'a' and 'b'"):
+        install_all(tmp_path / "two")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_read_only_folder_is_copied_and_left_alone(tmp_path):
+    source = make_both(tmp_path / "set")
+    (source / CLASSES / "hides.csv").write_text("path,label,hide\n")
+    draw(source / CLASSES / "odd" / "a.png")
+    for path in source.rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    before = state(source)
+    files = install_all(source)
+    assert state(source) == before
+    assert set(files) == set(before) - {f"{CLASSES}/odd/a.png"}
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in (tmp_path / "data").rglob("*"))
+
+
+def test_an_interrupted_unpacking_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    archive = zip_folder(make_both(tmp_path / "set"), tmp_path / "both.zip")
+    make_classes(tmp_path / "data" / ".incoming" / CLASSES / "old", images=1)  # of a killed process
+    real, copied = shutil.copyfileobj, []
+
+    def interrupted(reader, writer):
+        copied.append(real(reader, writer))
+        if len(copied) == 15:  # the classes are complete by then, MVTec AD is not
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfileobj", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            install_all(archive)
+    assert not list((tmp_path / "data").iterdir())
+    assert len(install_all(archive)) == 6 * 2 + 7

@@ -1,0 +1,56 @@
+"""Figures of the audit print the numbers that they were given."""
+
+import matplotlib.text
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.eda import audit_figures
+
+COUNTS = {"hide_00": {"pinhole": 3, "grain_off": 5}, "hide_01": {"pinhole": 2}}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    audit_figures.plt.close("all")
+
+
+def texts(figure):
+    figure.canvas.draw()  # tick labels are written then
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+def test_copies():
+    kinds = ["distinct"] * 5 + ["exact"] * 2 + ["changed"]
+    table = pd.DataFrame({"label": ["pinhole"] * 7 + ["grain_off"], "copy_kind": kinds})
+    figure = audit_figures.plot_copies(table, name="Set")
+    assert "Set: 3 of 8 files are copies of another file of the set" in texts(figure)
+    assert {"5 + 2 + 0", "0 + 0 + 1", "0 + 0 + 0"} <= set(texts(figure))
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == 8
+
+
+def test_hides():
+    picture = np.zeros((8, 8, 3), np.uint8)
+    figure = audit_figures.plot_hides(
+        {"hide_00": [picture, picture], "hide_01": [picture]}, COUNTS, name="Set", source="colour"
+    )
+    assert [axis.get_visible() for axis in figure.axes] == [True, True, True, False]
+    found = " ".join(texts(figure))
+    assert "Set: 2 hides, by colour" in found and "hide_00: 8\npinhole 3, grain off 5" in found
+
+
+def test_classes_per_hide():
+    figure = audit_figures.plot_classes_per_hide(COUNTS, name="Set")
+    assert "Set: 1 of 2 hides show one class only" in texts(figure)
+    assert {"3", "5", "2", "00", "01"} <= set(texts(figure)) and "0" not in texts(figure)
+
+
+def test_shortcut():
+    baseline = {
+        "random": {"accuracy": 0.9, "auroc": 0.99976, "chance": 0.2, "n": 720},
+        "hide": {"accuracy": 0.3, "auroc": 0.7, "chance": 0.2, "n": 3600},
+    }
+    figure = audit_figures.plot_shortcut(baseline, name="Set")
+    assert {"0.9000", "0.3000", "0.9998", "0.7000", "hides apart\n(5 folds, n = 3,600)"} <= set(texts(figure))
+    assert [bar.get_height() for axis in figure.axes for bar in axis.patches] == [0.9, 0.3, 0.99976, 0.7]

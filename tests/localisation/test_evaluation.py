@@ -1,0 +1,54 @@
+"""Figures of anomaly maps: by hand on four 2 x 2 maps, against scikit-learn, and the controls beside them."""
+
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from src.localisation.evaluation import brightness_control, localisation_metrics
+
+pytestmark = pytest.mark.usefixtures("small_and_quick")
+
+
+def test_metrics_by_hand(crafted):
+    found = localisation_metrics(crafted)
+    assert crafted.called.tolist() == [False, True, True, False]
+    assert found["image_accuracy_at_threshold"] == 0.5 and found["image_false_alarm_rate"] == 0.5
+    assert found["image_f1"] == 0.5  # one of two called is defective, one of two defective is called
+    assert found["pixel_f1_at_threshold"] == pytest.approx(2 * 2 / (3 + 4))  # 2 of 3 marked and of 4 true pixels
+    assert found["iou_at_threshold"] == pytest.approx(2 / 5)
+    assert found["image_auroc"] == 0.75  # of four pairs, poke below the alarming good one
+    assert found["image_ap"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert found["n"] == {"good": 2, "cut": 1, "poke": 1} and found["block"] == 3 and found["protocol"] == "4-shot"
+    assert (found["pixel_threshold"], found["image_threshold"]) == (0.5, 0.45)
+    assert (found["pixel_threshold_source"], found["image_threshold_source"]) == ("painted", "held out")
+    assert (found["per_defect"]["cut"]["image_auroc"], found["per_defect"]["poke"]["image_auroc"]) == (1, 0.5)
+    assert found["per_defect"]["cut"]["found_at_threshold"] == 1
+    assert found["per_defect"]["poke"]["found_at_threshold"] == 0
+    pixels = crafted
+    wanted = average_precision_score(pixels.masks.ravel(), pixels.maps.ravel())
+    assert found["pixel_ap"] == pytest.approx(wanted)
+    assert found["per_defect"]["cut"]["pixel_auroc"] == pytest.approx(
+        roc_auc_score(pixels.masks[:3].ravel(), pixels.maps[:3].ravel())
+    )
+
+
+def test_every_main_figure_has_an_interval_around_it(crafted):
+    found = localisation_metrics(crafted)
+    assert set(found["intervals"]) == {
+        "image_auroc", "image_ap", "image_f1", "image_accuracy_at_threshold", "pixel_auroc", "pixel_ap",
+        "pixel_f1_max", "aupro_30", "pixel_f1_at_threshold", "iou_at_threshold",
+    }  # fmt: skip
+    for name, (low, high) in found["intervals"].items():
+        assert 0 <= low <= found[name] <= high <= 1
+
+
+def test_brightness_control_by_hand(tmp_path):
+    rows = []
+    for number, (grey, defect) in enumerate([(100, "good"), (110, "good"), (130, "good"), (120, "cut"), (140, "cut")]):
+        Image.new("L", (4, 4), grey).save(tmp_path / f"{number}.png")
+        rows.append((str(tmp_path / f"{number}.png"), defect))
+    test = pd.DataFrame(rows, columns=["path", "defect"])
+    assert brightness_control(test) == pytest.approx(5 / 6)  # of six pairs only 120 < 130 is wrong
+    test["defect"] = ["cut", "cut", "cut", "good", "good"]  # now darker is more defective
+    assert brightness_control(test) == pytest.approx(5 / 6)

@@ -1,0 +1,1 @@
+"""What made the shipped weights; nobody needs it to use the project."""
