@@ -36,10 +36,12 @@ demo: $(BIN)/.installed ## Run the four notebooks on the built-in sample; report
 
 test: $(BIN)/.installed-dev ## Lint, unit tests, and the four notebooks in a tiny mode
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/.installed-dev ## Only the linter
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 lab: $(BIN)/.installed ## Open JupyterLab
 	$(BIN)/jupyter lab

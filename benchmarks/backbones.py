@@ -158,30 +158,37 @@ def main() -> None:
     loading = {"teacher, DINOv2 ViT-S/14": loading_seconds(teacher), "shipped ViT-Ti/16": loading_seconds(shipped)}
     logistic = [
         make_pipeline(
-            StandardScaler(), PCA(COMPONENTS, svd_solver="randomized", random_state=SEED),
+            StandardScaler(),
+            PCA(COMPONENTS, svd_solver="randomized", random_state=SEED),
             LogisticRegression(C=c, max_iter=500),
         )
         for c in STRENGTHS
-    ]  # fmt: skip
+    ]
     forest = [RandomForestClassifier(300, random_state=SEED, n_jobs=-1)]
-    rows = {"colour: six numbers, forest": {
-        **six_classes(described[list(COLOUR_NUMBERS)].to_numpy(), table, forest), **colour_maps(mvtec)
-    }}  # fmt: skip
+    rows = {
+        "colour: six numbers, forest": {
+            **six_classes(described[list(COLOUR_NUMBERS)].to_numpy(), table, forest),
+            **colour_maps(mvtec),
+        }
+    }
     for name, model in models.items():
         features = compute_features(model, table, cache=paths.models / "cache").numpy()
         rows[name] = {
-            **six_classes(features, table, logistic), **localisation(model.vit, mvtec),
-            "images_per_second": rates[name], "loading_seconds": loading.get(name),
-        }  # fmt: skip
+            **six_classes(features, table, logistic),
+            **localisation(model.vit, mvtec),
+            "images_per_second": rates[name],
+            "loading_seconds": loading.get(name),
+        }
     result = {
         "protocol": {
             "six_classes": f"{len(table)} images, seed {SEED}; test {int((table['part'] == 'test').sum())}; "
             f"{table['group'].nunique()} hides by colour, {FOLDS} folds",
             "mvtec": f"{protocol_name(len(_parts(mvtec)[0]))}, {len(_parts(mvtec)[1])} test images, 448 px",
-            "feature_blocks": BLOCKS, "threads": torch.get_num_threads(),
+            "feature_blocks": BLOCKS,
+            "threads": torch.get_num_threads(),
         },
         "rows": rows,
-    }  # fmt: skip
+    }
     text = markdown(rows)
     write_results(result, text, options.output / "backbones")
     print(text)
@@ -189,10 +196,14 @@ def main() -> None:
 
 def markdown(rows: dict[str, dict]) -> str:
     columns = {
-        "random 80/20 accuracy": "random_80_20_accuracy", "hide 5-fold macro-F1": "hide_5fold_macro_f1",
-        "MVTec AUPRO": "aupro_30", "pixel AP": "pixel_ap", "block": "block", "images/s": "images_per_second",
+        "random 80/20 accuracy": "random_80_20_accuracy",
+        "hide 5-fold macro-F1": "hide_5fold_macro_f1",
+        "MVTec AUPRO": "aupro_30",
+        "pixel AP": "pixel_ap",
+        "block": "block",
+        "images/s": "images_per_second",
         "loading, s": "loading_seconds",
-    }  # fmt: skip
+    }
     digits = {"block": 0, "images_per_second": 0, "loading_seconds": 2}
     lines = []
     for name, row in rows.items():

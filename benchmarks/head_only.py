@@ -52,9 +52,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
 
     config = SAMPLE.but(
-        run="benchmark", backbone=options.backbone, weights=options.weights, image_size=options.image_size,
+        run="benchmark",
+        backbone=options.backbone,
+        weights=options.weights,
+        image_size=options.image_size,
         epochs=options.epochs,
-    )  # fmt: skip
+    )
     table = split_index(index_images(options.data), "random-80-20", seed=config.seed)
     table["part"] = table["part"].replace("test", "train")  # all images are learned from: this is about time
     model = create_model(config)

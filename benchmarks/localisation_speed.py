@@ -147,11 +147,21 @@ def main() -> None:
     median = {name: statistics.median(values[1:]) for name, values in times.items()}
     result = summary(median, quality, methods, len(normals))
     result["protocol"] = {
-        "name": PROTOCOL, "test_images": len(test), "side": side, "blocks": settings.blocks, "turns": settings.turns,
-        "limit": settings.limit, "backbone": options.backbone, "weights": backbone.weights,
-        "rounds": options.rounds, "pictures_a_round": SEEN, "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "python": platform.python_version(), "seconds": times,
-    }  # fmt: skip
+        "name": PROTOCOL,
+        "test_images": len(test),
+        "side": side,
+        "blocks": settings.blocks,
+        "turns": settings.turns,
+        "limit": settings.limit,
+        "backbone": options.backbone,
+        "weights": backbone.weights,
+        "rounds": options.rounds,
+        "pictures_a_round": SEEN,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seconds": times,
+    }
     text = markdown(result)
     write_results(result, text, options.output / "localisation_speed")
     print(text)
@@ -164,9 +174,12 @@ def summary(median: dict[str, float], quality: dict[str, float], methods: dict, 
     for name in methods:
         build, score = median[f"{name}, build"], median[f"{name}, score"]
         rows[name] = {
-            "images_per_second": SEEN / score, "share_of_bare": SEEN / score / forward, "build_seconds": build,
-            "build_and_score_124_seconds": build + 124 * score / SEEN, "aupro_30": quality[name],
-        }  # fmt: skip
+            "images_per_second": SEEN / score,
+            "share_of_bare": SEEN / score / forward,
+            "build_seconds": build,
+            "build_and_score_124_seconds": build + 124 * score / SEEN,
+            "aupro_30": quality[name],
+        }
     found: dict[str, Any] = {"rows": rows, "normals": normals}
     if "anomalib" in rows:
         found["times_faster_than_anomalib"] = (
@@ -179,8 +192,13 @@ def markdown(result: dict[str, Any]) -> str:
     about = result["protocol"]
     header = ["method", "images/s", "share of the bare pass", "bank of 4, s", "bank and 124 images, s", "AUPRO"]
     rows = []
-    columns = {"images_per_second": 2, "share_of_bare": 2, "build_seconds": 2, "build_and_score_124_seconds": 1,
-               "aupro_30": 3}  # fmt: skip
+    columns = {
+        "images_per_second": 2,
+        "share_of_bare": 2,
+        "build_seconds": 2,
+        "build_and_score_124_seconds": 1,
+        "aupro_30": 3,
+    }
     for name, row in result["rows"].items():
         cells = (f"{row[key]:.{digits}f}" if key in row else "" for key, digits in columns.items())
         rows.append([name, *cells])

@@ -98,9 +98,11 @@ def compare(sizes: list[Seen], test: pd.DataFrame) -> dict[str, Any]:
         clean = np.stack([seen.map(picture) for picture in good])
         equal = float(np.quantile(clean, 1 - FALSE_POSITIVES))
         entry = {
-            "blocks": seen.bank.settings.blocks, "side": seen.bank.settings.side, "threshold": seen.threshold,
+            "blocks": seen.bank.settings.blocks,
+            "side": seen.bank.settings.side,
+            "threshold": seen.threshold,
             "false_positive_pixels": float((clean >= seen.threshold).mean()),
-        }  # fmt: skip
+        }
         for name, pictures in (("real", real), ("painted", painted)):
             bar = tqdm(pictures, desc=f"{name} at {seen.size} px")
             regions = np.array([peak for picture, mask in bar for peak in peaks(seen.map(picture), mask)])
@@ -122,8 +124,17 @@ def memory(options: argparse.Namespace, bank: PatchBank, picture: Image.Image, f
     pixels = np.tile(mirrored, (*times, 1))[: LARGE[1], : LARGE[0]]
     Image.fromarray(pixels).save(folder / "large.png")
     bank.save(folder / "bank.pt")
-    command = [sys.executable, "-m", "benchmarks.resolution", "--weights", options.weights,
-               "--backbone", options.backbone, "--score", str(folder)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.resolution",
+        "--weights",
+        options.weights,
+        "--backbone",
+        options.backbone,
+        "--score",
+        str(folder),
+    ]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(answer.stdout.splitlines()[-1])
 
@@ -161,27 +172,49 @@ def main() -> None:
         sizes = [small, Seen(backbone, normals, 1024, Path(name), small.bank.settings.blocks)]
         result = {
             "protocol": {
-                "normals": len(normals), "test": test["defect"].value_counts().to_dict(), "small_below": SMALL,
-                "equal_false_positives": FALSE_POSITIVES, "backbone": options.backbone,
-                "weights": backbone.weights, "threads": torch.get_num_threads(),
+                "normals": len(normals),
+                "test": test["defect"].value_counts().to_dict(),
+                "small_below": SMALL,
+                "equal_false_positives": FALSE_POSITIVES,
+                "backbone": options.backbone,
+                "weights": backbone.weights,
+                "threads": torch.get_num_threads(),
             },
             "sizes": compare(sizes, test),
             "large": memory(options, sizes[1].bank, load_image(normals[0]), Path(name)),
-        }  # fmt: skip
+        }
     text = markdown(result)
     write_results(result, text, options.output / "resolution")
     print(text)
 
 
 def markdown(result: dict[str, Any]) -> str:
-    header = ["pictures", "seen at, px", "blocks", "false positive pixels", "real, at threshold",
-              "real, equal false positives", "painted, at threshold", "painted, equal false positives"]  # fmt: skip
+    header = [
+        "pictures",
+        "seen at, px",
+        "blocks",
+        "false positive pixels",
+        "real, at threshold",
+        "real, equal false positives",
+        "painted, at threshold",
+        "painted, equal false positives",
+    ]
     rows = []
     for name, entry in result["sizes"].items():
-        rates = [entry[kind][f"found_at_{at}"] for kind in ("real", "painted")
-                 for at in ("threshold", "equal_false_positives")]  # fmt: skip
-        rows.append([name, str(entry["side"]), ", ".join(map(str, entry["blocks"])),
-                     f"{entry['false_positive_pixels']:.2%}", *(f"{rate:.2f}" for rate in rates)])  # fmt: skip
+        rates = [
+            entry[kind][f"found_at_{at}"]
+            for kind in ("real", "painted")
+            for at in ("threshold", "equal_false_positives")
+        ]
+        rows.append(
+            [
+                name,
+                str(entry["side"]),
+                ", ".join(map(str, entry["blocks"])),
+                f"{entry['false_positive_pixels']:.2%}",
+                *(f"{rate:.2f}" for rate in rates),
+            ]
+        )
     entry, about, large = next(iter(result["sizes"].values())), result["protocol"], result["large"]
     lines = [
         *markdown_rows(header, rows),

@@ -33,11 +33,17 @@ log = logging.getLogger(__name__)
 
 SHOTS = (1, 2, 4, 8, 16)
 SUMMED_UP = {
-    "image_auroc": "image AUROC", "image_accuracy_at_threshold": "image accuracy", "image_f1": "image F1",
-    "image_false_alarm_rate": "false alarms", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO",
-    "pixel_ap": "pixel AP", "pixel_f1_max": "F1-max (oracle)", "pixel_f1_at_threshold": "F1 at threshold",
+    "image_auroc": "image AUROC",
+    "image_accuracy_at_threshold": "image accuracy",
+    "image_f1": "image F1",
+    "image_false_alarm_rate": "false alarms",
+    "pixel_auroc": "pixel AUROC",
+    "aupro_30": "AUPRO",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "F1-max (oracle)",
+    "pixel_f1_at_threshold": "F1 at threshold",
     "iou_at_threshold": "IoU at threshold",
-}  # fmt: skip
+}
 
 
 def run_study(
@@ -73,20 +79,25 @@ def run_study(
             protocols[protocol] = _summary(list(runs.values()))
     test = table[table["part"] == "test"].reset_index(drop=True)
     return {
-        "backbone": backbone.identity, "weights": backbone.weights,
-        "protocols": protocols, "left_out": left_out,
+        "backbone": backbone.identity,
+        "weights": backbone.weights,
+        "protocols": protocols,
+        "left_out": left_out,
         "attention": attention_metrics(backbone, test),
         "brightness_control_image_auroc": brightness_control(test),
-    }  # fmt: skip
+    }
 
 
 def _run(backbone, normals, test, protocol, seed, output, memory) -> dict[str, Any]:
     """Figures of one draw, from its file if it is there and made of the same images by the same backbone."""
     candidates = [str(settings) for settings in candidate_settings(backbone, load_image(normals["path"][0]))]
     made_of = {
-        "backbone": backbone.identity, "normals": list(normals["file"]), "test": list(test["file"]),
-        "candidates": candidates, "bank": BANK_FORMAT,
-    }  # fmt: skip
+        "backbone": backbone.identity,
+        "normals": list(normals["file"]),
+        "test": list(test["file"]),
+        "candidates": candidates,
+        "bank": BANK_FORMAT,
+    }
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
     file = output / "runs" / f"{protocol}_{digest}.json"
     if file.is_file():

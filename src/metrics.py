@@ -88,6 +88,7 @@ def _logits(probabilities: np.ndarray) -> np.ndarray:
     values = np.asarray(probabilities, dtype=float)
     return log_softmax(np.log(np.maximum(values, np.finfo(np.float32).tiny)), axis=1)
 
+
 THRESHOLD_RULES = ("youden", "f1", "false-alarms-1", "false-alarms-5")
 
 

@@ -52,6 +52,7 @@ def preview(path: Path, *, width: int = 1000) -> display.Image:
     picture.save(stream, "JPEG", quality=70)
     return display.Image(stream.getvalue())
 
+
 RIGHT, WRONG, TRUTH = "#1a7f37", "#cf222e", "#00b8d4"
 PREDICTED = "#ffd33d"
 METHOD_COLOURS = ("#0550ae", "#bc4c00", "#8250df")

@@ -76,9 +76,17 @@ def table(pictures):
 @pytest.fixture
 def config():
     return Config(
-        run="tiny", backbone="test_vit", image_size=48, protocol="hide-60-20-20", epochs=3, batch_size=8,
-        learning_rate=1e-3, head_learning_rate=1e-2, precision="float32", workers=0,
-    )  # fmt: skip
+        run="tiny",
+        backbone="test_vit",
+        image_size=48,
+        protocol="hide-60-20-20",
+        epochs=3,
+        batch_size=8,
+        learning_rate=1e-3,
+        head_learning_rate=1e-2,
+        precision="float32",
+        workers=0,
+    )
 
 
 @pytest.fixture

@@ -9,10 +9,21 @@ from src.config import CLASS_NAMES, NORMAL_CLASS, PAPER, PRECISIONS, PRESETS, SA
 from src.data.splits import FOLD_PROTOCOLS, PROTOCOLS
 
 PUBLISHED = {
-    "run": "best_modelo_kaggle_dataset", "backbone": "vit_base_patch16_224", "weights": "timm", "batch_size": 16,
-    "epochs": 15, "learning_rate": 2e-5, "weight_decay": 1e-4, "dropout": 0.1, "hidden_features": 512, "seed": 42,
-    "similarity_weight": 0.7, "protocol": "random-80-20", "train_mode": "all", "frozen_blocks": 0,
-}  # fmt: skip
+    "run": "best_modelo_kaggle_dataset",
+    "backbone": "vit_base_patch16_224",
+    "weights": "timm",
+    "batch_size": 16,
+    "epochs": 15,
+    "learning_rate": 2e-5,
+    "weight_decay": 1e-4,
+    "dropout": 0.1,
+    "hidden_features": 512,
+    "seed": 42,
+    "similarity_weight": 0.7,
+    "protocol": "random-80-20",
+    "train_mode": "all",
+    "frozen_blocks": 0,
+}
 
 
 def test_classes_are_in_the_published_order():
@@ -56,20 +67,39 @@ def test_run_must_be_given_by_name(arguments):
         Config(*arguments)
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("train_mode", "tail"), ("precision", "int8"), ("epochs", 0), ("batch_size", 0), ("accumulate_batches", -1),
-    ("frozen_blocks", -1), ("head_epochs", -1),
-    ("similarity_weight", -0.01), ("similarity_weight", 1.01), ("similarity_weight", float("nan")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train_mode", "tail"),
+        ("precision", "int8"),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("accumulate_batches", -1),
+        ("frozen_blocks", -1),
+        ("head_epochs", -1),
+        ("similarity_weight", -0.01),
+        ("similarity_weight", 1.01),
+        ("similarity_weight", float("nan")),
+    ],
+)
 def test_values_outside_their_range_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}; expected"):
         Config(run="x", **{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("epochs", 1), ("batch_size", 1), ("accumulate_batches", 1), ("similarity_weight", 0), ("similarity_weight", 1),
-    ("frozen_blocks", 0), ("head_epochs", 0),
-    *(("train_mode", mode) for mode in TRAIN_MODES), *(("precision", kind) for kind in PRECISIONS),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 1),
+        ("batch_size", 1),
+        ("accumulate_batches", 1),
+        ("similarity_weight", 0),
+        ("similarity_weight", 1),
+        ("frozen_blocks", 0),
+        ("head_epochs", 0),
+        *(("train_mode", mode) for mode in TRAIN_MODES),
+        *(("precision", kind) for kind in PRECISIONS),
+    ],
+)
 def test_values_at_the_ends_of_their_range_are_kept(name, value):
     assert getattr(Config(run="x", **{name: value}), name) == value

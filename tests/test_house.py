@@ -7,12 +7,19 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 FLOORS = {
-    "config": 1.0, "files": 1.1, "scores": 1.2, "metrics": 1.2, "style": 1.2,
-    "backbone": 2, "synthetic": 2,
+    "config": 1.0,
+    "files": 1.1,
+    "scores": 1.2,
+    "metrics": 1.2,
+    "style": 1.2,
+    "backbone": 2,
+    "synthetic": 2,
     "data": 3,
-    "classifier": 4, "localisation": 4, "eda": 4,
+    "classifier": 4,
+    "localisation": 4,
+    "eda": 4,
     "inspection": 5,
-}  # fmt: skip
+}
 MODULES = sorted(SRC.rglob("*.py"))
 
 

@@ -58,16 +58,19 @@ def test_multiclass_does_not_depend_on_order_and_keeps_absent_classes():
     assert found["macro_f1"] == pytest.approx(f1_score(targets, predictions, average="macro") * 4 / 5)
 
 
-@pytest.mark.parametrize(("data", "rule", "expected"), [
-    (RARE_DEFECTS, "youden", (0.35 + 0.5) / 2),  # recall 1 - alarms 3/11, against 1/2 - 0 above 0.7
-    (RARE_DEFECTS, "f1", 0.8),  # one of two found, no alarm: 2/3; both found, three alarms: 4/7
-    (RARE_DEFECTS, "false-alarms-5", 0.8),  # one of 11 would be 9 %
-    (TWENTY_NORMALS, "youden", (0.19 + 0.5) / 2),
-    (TWENTY_NORMALS, "f1", (0.19 + 0.5) / 2),
-    (TWENTY_NORMALS, "false-alarms-5", 0.185),  # one of 20 is 5 %, and 5 % is allowed
-    (TWENTY_NORMALS, "false-alarms-1", (0.19 + 0.5) / 2),
-    (([0, 1, 0, 1, 0, 1], [1, 2, 3, 4, 5, 6]), "youden", 3.5),  # 1.5, 3.5 and 5.5 are equally good: the middle
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "rule", "expected"),
+    [
+        (RARE_DEFECTS, "youden", (0.35 + 0.5) / 2),  # recall 1 - alarms 3/11, against 1/2 - 0 above 0.7
+        (RARE_DEFECTS, "f1", 0.8),  # one of two found, no alarm: 2/3; both found, three alarms: 4/7
+        (RARE_DEFECTS, "false-alarms-5", 0.8),  # one of 11 would be 9 %
+        (TWENTY_NORMALS, "youden", (0.19 + 0.5) / 2),
+        (TWENTY_NORMALS, "f1", (0.19 + 0.5) / 2),
+        (TWENTY_NORMALS, "false-alarms-5", 0.185),  # one of 20 is 5 %, and 5 % is allowed
+        (TWENTY_NORMALS, "false-alarms-1", (0.19 + 0.5) / 2),
+        (([0, 1, 0, 1, 0, 1], [1, 2, 3, 4, 5, 6]), "youden", 3.5),  # 1.5, 3.5 and 5.5 are equally good: the middle
+    ],
+)
 def test_threshold_by_hand(data, rule, expected):
     assert choose_threshold(*data, rule=rule) == pytest.approx(expected)
 
@@ -126,15 +129,18 @@ def test_unknown_rule_is_named():
 
 
 @pytest.mark.parametrize("function", [choose_threshold, lambda y, s: binary_metrics(y, s, threshold=0.5)])
-@pytest.mark.parametrize(("is_defect", "scores", "message"), [
-    ([True, False], [0.1], r"\(2,\).*\(1,\)"),
-    ([[True, False]], [[0.1, 0.2]], r"expected \(n,\)"),
-    ([True, False], [0.1, np.nan], "not finite"),
-    ([True, False], [0.1, np.inf], "not finite"),
-    ([True, True], [0.1, 0.2], "both"),
-    ([False, False], [0.1, 0.2], "both"),
-    ([], [], "both"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("is_defect", "scores", "message"),
+    [
+        ([True, False], [0.1], r"\(2,\).*\(1,\)"),
+        ([[True, False]], [[0.1, 0.2]], r"expected \(n,\)"),
+        ([True, False], [0.1, np.nan], "not finite"),
+        ([True, False], [0.1, np.inf], "not finite"),
+        ([True, True], [0.1, 0.2], "both"),
+        ([False, False], [0.1, 0.2], "both"),
+        ([], [], "both"),
+    ],
+)
 def test_unusable_scores_are_refused(function, is_defect, scores, message):
     with pytest.raises(ValueError, match=message):
         function(is_defect, scores)
@@ -142,11 +148,20 @@ def test_unusable_scores_are_refused(function, is_defect, scores, message):
 
 def test_binary_metrics_by_hand():
     found = binary_metrics([False, False, False, True, True], [0.1, 0.6, 0.3, 0.4, 0.9], threshold=0.5)
-    assert found == pytest.approx({
-        "roc_auc": 5 / 6, "avg_precision": (1 + 2 / 3) / 2, "binary_accuracy": 3 / 5, "oracle_accuracy": 4 / 5,
-        "precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "false_alarm_rate": 1 / 3,
-        "oracle_recall_at_1": 1 / 2, "oracle_recall_at_5": 1 / 2,
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "roc_auc": 5 / 6,
+            "avg_precision": (1 + 2 / 3) / 2,
+            "binary_accuracy": 3 / 5,
+            "oracle_accuracy": 4 / 5,
+            "precision": 1 / 2,
+            "recall": 1 / 2,
+            "f1": 1 / 2,
+            "false_alarm_rate": 1 / 3,
+            "oracle_recall_at_1": 1 / 2,
+            "oracle_recall_at_5": 1 / 2,
+        }
+    )
 
 
 def test_a_score_at_the_threshold_is_defective():
@@ -173,8 +188,9 @@ def test_binary_metrics_against_references(seed):
     assert mapped == pytest.approx(found, abs=1e-12)
 
 
-@pytest.mark.parametrize(("scores", "auroc", "oracle"), [([0, 0, 1, 1], 1, 1), ([1, 1, 0, 0], 0, 0.5),
-                                                         ([2, 2, 2, 2], 0.5, 0.5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scores", "auroc", "oracle"), [([0, 0, 1, 1], 1, 1), ([1, 1, 0, 0], 0, 0.5), ([2, 2, 2, 2], 0.5, 0.5)]
+)
 def test_binary_metrics_at_both_ends(scores, auroc, oracle):
     found = binary_metrics([False, False, True, True], scores, threshold=np.inf)
     assert (found["roc_auc"], found["oracle_accuracy"]) == (auroc, oracle)
@@ -208,8 +224,9 @@ def test_interval_is_seeded_and_draws_arrays_in_step():
 
 def test_interval_draws_whole_groups():
     groups, drawn = np.array(["b", "a", "c", "a", "c", "c"]), []
-    bootstrap_interval(lambda rows: drawn.append(np.bincount(rows, minlength=6)) or 0.0, np.arange(6),
-                       groups=groups, repeats=40)  # fmt: skip
+    bootstrap_interval(
+        lambda rows: drawn.append(np.bincount(rows, minlength=6)) or 0.0, np.arange(6), groups=groups, repeats=40
+    )
     counts = np.array(drawn)
     assert (counts[:, 1] == counts[:, 3]).all() and (counts[:, 2] == counts[:, 4]).all()
     assert (counts[:, [0, 1, 2]].sum(axis=1) == 3).all() and counts.max() > 1 and (counts[:, 2] == counts[:, 5]).all()

@@ -13,15 +13,31 @@ from src.config import CLASS_NAMES, paths
 
 NOTEBOOKS = sorted(paths.root.glob("*.ipynb"))
 EDA = {
-    "class_distribution", "class_examples", "image_sizes_and_formats", "colour_and_brightness", "copies", "hides",
-    "classes_per_hide", "shortcut_test", "mvtec_leather_counts",
-    "mvtec_leather_brightness", "mvtec_leather_examples", "mvtec_leather_defect_area",
-    "mvtec_leather_defect_comparison", "mvtec_leather_defect_positions",
-}  # fmt: skip
+    "class_distribution",
+    "class_examples",
+    "image_sizes_and_formats",
+    "colour_and_brightness",
+    "copies",
+    "hides",
+    "classes_per_hide",
+    "shortcut_test",
+    "mvtec_leather_counts",
+    "mvtec_leather_brightness",
+    "mvtec_leather_examples",
+    "mvtec_leather_defect_area",
+    "mvtec_leather_defect_comparison",
+    "mvtec_leather_defect_positions",
+}
 CLASSIFICATION = {
-    "matriz_de_confusion_multiclase", "evaluacion_integral", "ejemplos_multiclase", "loss_train", "loss_val",
-    "acc_train", "acc_val", "lr",
-}  # fmt: skip
+    "matriz_de_confusion_multiclase",
+    "evaluacion_integral",
+    "ejemplos_multiclase",
+    "loss_train",
+    "loss_val",
+    "acc_train",
+    "acc_val",
+    "lr",
+}
 LOCALISATION = {"validacion_visual_mvtec", "imagenes_ejemplo_mvtec"}
 
 
@@ -91,9 +107,13 @@ def test_outputs_are_none_or_of_one_complete_run(path):
 def test_all_four_run_in_order(tmp_path, monkeypatch):
     output = tmp_path / "output"
     for name, value in {
-        "LEATHER_SOURCE": "sample", "LEATHER_SAMPLE": str(tmp_path / "sample"), "LEATHER_OUTPUT": str(output),
-        "LEATHER_TINY": "1", "LEATHER_EPOCHS": "2", "MPLBACKEND": "Agg",
-    }.items():  # fmt: skip
+        "LEATHER_SOURCE": "sample",
+        "LEATHER_SAMPLE": str(tmp_path / "sample"),
+        "LEATHER_OUTPUT": str(output),
+        "LEATHER_TINY": "1",
+        "LEATHER_EPOCHS": "2",
+        "MPLBACKEND": "Agg",
+    }.items():
         monkeypatch.setenv(name, value)
     for name in ("LEATHER_PRESET", "LEATHER_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)

@@ -52,17 +52,20 @@ def test_home_and_relative_folders_are_resolved(load, monkeypatch, tmp_path, giv
     assert tmp_path.resolve() / expected == load(LEATHER_DATA=given).data
 
 
-@pytest.mark.parametrize(("path", "expected"), [
-    ("{root}/reports/sample/x.png", "reports/sample/x.png"),
-    ("{root}/src/../data/y.png", "data/y.png"),
-    ("{root}", "."),
-    ("/srv/out/models/m.pth", "models/m.pth"),
-    ("/hides/mvtec/leather", "hides/mvtec/leather"),
-    ("/hides", "hides"),
-    ("/hides2/alice/private/a/b.png", "private/a/b.png"),
-    ("/home/alice/private/set/leather/z.png", "set/leather/z.png"),
-    ("/z.png", "z.png"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("{root}/reports/sample/x.png", "reports/sample/x.png"),
+        ("{root}/src/../data/y.png", "data/y.png"),
+        ("{root}", "."),
+        ("/srv/out/models/m.pth", "models/m.pth"),
+        ("/hides/mvtec/leather", "hides/mvtec/leather"),
+        ("/hides", "hides"),
+        ("/hides2/alice/private/a/b.png", "private/a/b.png"),
+        ("/home/alice/private/set/leather/z.png", "set/leather/z.png"),
+        ("/z.png", "z.png"),
+    ],
+)
 def test_reports_name_no_folder_of_the_machine(load, path, expected):
     paths = load(LEATHER_DATA="/hides", LEATHER_OUTPUT="/srv/out")
     assert paths.relative(Path(path.format(root=paths.root))) == expected

@@ -72,11 +72,14 @@ def test_confidence_by_hand_and_at_both_ends():
     assert confidence_anomaly_scores(probabilities, 2).tolist() == pytest.approx([0.9, 1, 0.5])
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    ({}, [0.7 * 0.5 + 0.3 * 0.2, 0.7 * 2 + 0.3]),
-    ({"similarity_weight": 0}, [0.2, 1]),
-    ({"similarity_weight": 1}, [0.5, 2]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.7 * 0.5 + 0.3 * 0.2, 0.7 * 2 + 0.3]),
+        ({"similarity_weight": 0}, [0.2, 1]),
+        ({"similarity_weight": 1}, [0.5, 2]),
+    ],
+)
 def test_hybrid_by_hand_and_at_both_ends_of_its_weight(options, expected):
     scores = hybrid_anomaly_scores(torch.tensor([0.5, 2]), torch.tensor([0.2, 1]), **options)
     assert scores.tolist() == pytest.approx(expected)
@@ -128,8 +131,9 @@ def test_upsampling_keeps_range_place_and_size(sigma):
     row, column = divmod(int(large.argmax()), 60)
     assert large.shape == (1, 40, 60) and (row // 10, column // 10) == (1, 4)
     assert large.min() >= 0 and 0.5 < large.max() <= 1
-    torch.testing.assert_close(upsample_maps(torch.full((1, 4, 6), 0.7), (40, 60), sigma=sigma),
-                               torch.full((1, 40, 60), 0.7))  # fmt: skip
+    torch.testing.assert_close(
+        upsample_maps(torch.full((1, 4, 6), 0.7), (40, 60), sigma=sigma), torch.full((1, 40, 60), 0.7)
+    )
 
 
 def test_smoothing_spreads_a_peak_by_its_sigma():

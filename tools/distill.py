@@ -148,10 +148,17 @@ class Distillation:
 
     def __init__(self, teacher_file: Path, pictures: list[np.ndarray], recipe: Recipe) -> None:
         self.recipe, self.pictures = recipe, pictures
-        self.teacher = timm.create_model(
-            TEACHER, pretrained=True, num_classes=0, dynamic_img_size=True,
-            pretrained_cfg_overlay={"file": str(teacher_file), "num_classes": 0},
-        ).eval().requires_grad_(False)  # fmt: skip
+        self.teacher = (
+            timm.create_model(
+                TEACHER,
+                pretrained=True,
+                num_classes=0,
+                dynamic_img_size=True,
+                pretrained_cfg_overlay={"file": str(teacher_file), "num_classes": 0},
+            )
+            .eval()
+            .requires_grad_(False)
+        )
         torch.manual_seed(recipe.seed)
         self.student = timm.create_model(STUDENT, num_classes=0, dynamic_img_size=True)
         for block in self.student.blocks:
@@ -233,11 +240,16 @@ class Distillation:
 
     def save(self, path: Path) -> None:
         state = {
-            "student": self.student.state_dict(), "summary_head": self.summary_head.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "done": self.done, "recipe": json.dumps(asdict(self.recipe)),
-            "projection": self.projection, "deviations": self.deviations,
-            "summary_mean": self.summary_mean, "summary_deviation": self.summary_deviation,
-        }  # fmt: skip
+            "student": self.student.state_dict(),
+            "summary_head": self.summary_head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+            "recipe": json.dumps(asdict(self.recipe)),
+            "projection": self.projection,
+            "deviations": self.deviations,
+            "summary_mean": self.summary_mean,
+            "summary_deviation": self.summary_deviation,
+        }
         part = path.with_suffix(".part")
         torch.save(state, part)
         part.replace(path)
@@ -282,13 +294,18 @@ def export(distillation: Distillation, path: Path, *, sources: str, scores: dict
     best = max(scores, key=scores.get)
     data = resolve_model_data_config(distillation.student)
     metadata = {
-        "architecture": STUDENT, "format": "pt",
-        "mean": json.dumps(data["mean"]), "std": json.dumps(data["std"]),
-        "teacher": f"{TEACHER} (DINOv2, Apache-2.0)", "recipe": json.dumps(asdict(distillation.recipe)),
-        "rounds_done": str(distillation.done), "data": sources, "date": datetime.date.today().isoformat(),
+        "architecture": STUDENT,
+        "format": "pt",
+        "mean": json.dumps(data["mean"]),
+        "std": json.dumps(data["std"]),
+        "teacher": f"{TEACHER} (DINOv2, Apache-2.0)",
+        "recipe": json.dumps(asdict(distillation.recipe)),
+        "rounds_done": str(distillation.done),
+        "data": sources,
+        "date": datetime.date.today().isoformat(),
         "best_block": str(best),
         "synthetic_average_precision": json.dumps({str(k): round(v, 4) for k, v in scores.items()}),
-    }  # fmt: skip
+    }
     weights = {k: v.half().contiguous() for k, v in distillation.student.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")

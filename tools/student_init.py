@@ -30,9 +30,7 @@ class BlockPlan:
 
 # Twelve student blocks for the teacher's blocks 0 to 7: the later, more complex ones get two each.
 PLAN = tuple(
-    BlockPlan(block, part)
-    for block in range(8)
-    for part in (("whole",) if block < 4 else ("first", "second"))
+    BlockPlan(block, part) for block in range(8) for part in (("whole",) if block < 4 else ("first", "second"))
 )
 
 
@@ -77,8 +75,12 @@ def _record(teacher: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
     record: list[dict[str, Tensor]] = [{} for _ in range(PLAN[-1].teacher + 1)]
     handles = []
     for block, seen in zip(teacher.blocks, record, strict=False):
-        for name, module in (("attention_in", block.norm1), ("mlp_in", block.norm2),
-                             ("heads", block.attn.proj), ("hidden", block.mlp.fc2)):  # fmt: skip
+        for name, module in (
+            ("attention_in", block.norm1),
+            ("mlp_in", block.norm2),
+            ("heads", block.attn.proj),
+            ("hidden", block.mlp.fc2),
+        ):
             hook = lambda _, args, seen=seen, name=name: seen.__setitem__(name, args[0])  # noqa: E731
             handles.append(module.register_forward_pre_hook(hook))
         handles.append(block.register_forward_hook(lambda _, __, out, seen=seen: seen.__setitem__("out", out)))
@@ -133,9 +135,14 @@ def _fill_embedding(student: nn.Module, teacher: nn.Module, projection: Tensor) 
 
 
 def _fill_attention(
-    block: nn.Module, source: nn.Module, seen: dict, part: str, stream: Tensor, projection: Tensor,
+    block: nn.Module,
+    source: nn.Module,
+    seen: dict,
+    part: str,
+    stream: Tensor,
+    projection: Tensor,
     first_half: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None]:
     whole = (seen["mlp_in"] - seen["attention_in"]) @ projection.T  # what all heads of the teacher add
     heads = _choose_heads(source, seen["heads"], whole, part, block.attn.num_heads, projection)
     columns = torch.cat([torch.arange(h * HEAD_WIDTH, (h + 1) * HEAD_WIDTH) for h in heads])
@@ -177,9 +184,7 @@ def _choose_heads(
     return tuple(sorted(order[0::2] if part == "first" else order[1::2]))
 
 
-def _fill_mlp(
-    block: nn.Module, source: nn.Module, seen: dict, part: str, stream: Tensor, projection: Tensor
-) -> Tensor:
+def _fill_mlp(block: nn.Module, source: nn.Module, seen: dict, part: str, stream: Tensor, projection: Tensor) -> Tensor:
     output = source.mlp.fc2.weight * source.ls2.gamma[:, None]  # (D, neurons)
     weight_of = seen["hidden"].flatten(0, 1).std(0) * (projection @ output).norm(dim=0)
     order = weight_of.argsort(descending=True)
@@ -189,7 +194,7 @@ def _fill_mlp(
     _reset_norm(block.norm2)
     hidden = _input_of(block.mlp.fc2, lambda: block.mlp(block.norm2(stream)))
     if part == "first":
-        target = (seen["hidden"][..., keep] @ output[:, keep].T + source.mlp.fc2.bias * source.ls2.gamma / 2)
+        target = seen["hidden"][..., keep] @ output[:, keep].T + source.mlp.fc2.bias * source.ls2.gamma / 2
         target = target @ projection.T
     else:
         target = seen["out"] @ projection.T - stream

@@ -102,14 +102,19 @@ def combine(members: Sequence[Answers]) -> Answers:
     each = tuple(test.probabilities for test in tests)
     probabilities = np.mean(each, axis=0)
     test = Predictions(
-        tests[0].rows, tests[0].targets, probabilities.argmax(1), probabilities,
+        tests[0].rows,
+        tests[0].targets,
+        probabilities.argmax(1),
+        probabilities,
         {name: np.mean([test.scores[name] for test in tests], axis=0) for name in METHODS} if scored else {},
-    )  # fmt: skip
+    )
     parts = [member.validation for member in members]
     validation = Predictions(
         pd.concat([part.rows for part in parts], ignore_index=True),
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("targets", "predicted",
-                                                                              "probabilities")),
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("targets", "predicted", "probabilities")
+        ),
         {name: np.concatenate([part.scores[name] for part in parts]) for name in METHODS} if scored else {},
-    )  # fmt: skip
+    )
     return Answers(validation, test, each)

@@ -30,8 +30,11 @@ def write_baselines(report: dict[str, Any], folder: Path) -> list[Path]:
     """
     folder = Path(folder)
     written = write_results(report, markdown_table(report), folder / "baselines")
-    pairs = {name: row["protocols"] for name, row in report["rows"].items()
-             if {USUAL, HONEST_PROTOCOL} <= set(row["protocols"])}  # fmt: skip
+    pairs = {
+        name: row["protocols"]
+        for name, row in report["rows"].items()
+        if {USUAL, HONEST_PROTOCOL} <= set(row["protocols"])
+    }
     if pairs:
         entries = {name: (found[USUAL], found[HONEST_PROTOCOL]) for name, found in pairs.items()}
         figures = {"usual_and_honest": plot_usual_and_honest(entries)}
@@ -39,10 +42,11 @@ def write_baselines(report: dict[str, Any], folder: Path) -> list[Path]:
             usual, honest = entries[BEST]
             figures["reliability"] = plot_reliability({USUAL: usual, HONEST_PROTOCOL: honest}, name=BEST)
             figures["confusion_hide_5fold"] = plot_confusion_matrix(
-                np.array(honest["confusion_matrix"]), tuple(honest["class_names"]),
+                np.array(honest["confusion_matrix"]),
+                tuple(honest["class_names"]),
                 title=f"{BEST}, {HONEST_PROTOCOL}, {honest['n']} images, {honest['hides']} hides\n"
                 f"macro-F1 {_with_interval(honest, 'macro_f1')}",
-            )  # fmt: skip
+            )
         written += [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
     return written
 
@@ -53,15 +57,21 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     Columns of protocols that no row was filled on are left out.
     """
     header = [
-        "row", "random 80/20: accuracy", "hybrid AUROC", "random 60/20/20, no copies: accuracy",
-        "hide 5-fold: macro-F1", "accuracy", "hybrid AUROC", "recall at 5 % false alarms (reached)",
-        "within hide: accuracy", "absent defect: hybrid AUROC",
-    ]  # fmt: skip
+        "row",
+        "random 80/20: accuracy",
+        "hybrid AUROC",
+        "random 60/20/20, no copies: accuracy",
+        "hide 5-fold: macro-F1",
+        "accuracy",
+        "hybrid AUROC",
+        "recall at 5 % false alarms (reached)",
+        "within hide: accuracy",
+        "absent defect: hybrid AUROC",
+    ]
     table = []
     for name, row in report["rows"].items():
         usual, distinct, hide, within, absent = (
-            row["protocols"].get(p)
-            for p in (USUAL, DISTINCT, HONEST_PROTOCOL, "within-hide", "leave-one-defect-out")
+            row["protocols"].get(p) for p in (USUAL, DISTINCT, HONEST_PROTOCOL, "within-hide", "leave-one-defect-out")
         )
         cells = [
             name,
@@ -80,9 +90,13 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     header, *table = (list(itertools.compress(cells, filled)) for cells in (header, *table))
     lines = markdown_rows(header, table)
     facts = report["run"]
-    lines += ["", *(f"- {name}: {row['about']}" for name, row in report["rows"].items()), "",
-              f"Seed {facts['seed']}; thresholds from validation, by hide where hides are kept apart; brackets: 95 % "
-              "intervals, bootstrap over hides."]  # fmt: skip
+    lines += [
+        "",
+        *(f"- {name}: {row['about']}" for name, row in report["rows"].items()),
+        "",
+        f"Seed {facts['seed']}; thresholds from validation, by hide where hides are kept apart; brackets: 95 % "
+        "intervals, bootstrap over hides.",
+    ]
     best = report["rows"].get(BEST, {"protocols": {}})["protocols"].get(HONEST_PROTOCOL)
     if best:
         lines += ["", f"## The scores of `{BEST}` on {HONEST_PROTOCOL}", "", *_scores_table(best)]
@@ -92,18 +106,29 @@ def markdown_table(report: Mapping[str, Any]) -> str:
 def _scores_table(entry: Mapping[str, Any]) -> list[str]:
     """Markdown lines: each score's figures at the thresholds of every rule, beside what the test scores would allow."""
     rules = {"youden": "Youden", "f1": "F1", "false-alarms-5": "5 % false alarms", "false-alarms-1": "1 %"}
-    header = ["score", "ROC AUC, pooled", "mean over folds", "average precision",
-              *(f"recall (false alarms): {name}" for name in rules.values()),
-              "oracle, each fold's threshold from its test: recall at 5 %", "at 1 %"]  # fmt: skip
+    header = [
+        "score",
+        "ROC AUC, pooled",
+        "mean over folds",
+        "average precision",
+        *(f"recall (false alarms): {name}" for name in rules.values()),
+        "oracle, each fold's threshold from its test: recall at 5 %",
+        "at 1 %",
+    ]
     lines = []
     for name, found in entry["anomaly_detection_results"].items():
         at = (found["rules"][rule] for rule in rules)
-        lines.append([
-            name, _with_interval(found, "roc_auc"), f"{found['roc_auc_split_mean']:.3f}",
-            _with_interval(found, "avg_precision"),
-            *(f"{figures['recall']:.3f} ({figures['false_alarm_rate']:.3f})" for figures in at),
-            f"{found['oracle']['recall_at_5']:.3f}", f"{found['oracle']['recall_at_1']:.3f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                name,
+                _with_interval(found, "roc_auc"),
+                f"{found['roc_auc_split_mean']:.3f}",
+                _with_interval(found, "avg_precision"),
+                *(f"{figures['recall']:.3f} ({figures['false_alarm_rate']:.3f})" for figures in at),
+                f"{found['oracle']['recall_at_5']:.3f}",
+                f"{found['oracle']['recall_at_1']:.3f}",
+            ]
+        )
     return markdown_rows(header, lines)
 
 
@@ -118,7 +143,7 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
     panels = (
         ("macro-F1, six classes", CHANCE_F1, lambda e: (e["macro_f1"], e["macro_f1_interval"])),
         ("AUROC, defective or not (hybrid)", 0.5, lambda e: (_hybrid(e)["roc_auc"], _hybrid(e)["roc_auc_interval"])),
-    )  # fmt: skip
+    )
     for axis, (label, chance, read) in zip(axes, panels, strict=True):
         for line, pair in enumerate(entries.values()):
             values = [read(entry) for entry in pair]
@@ -133,8 +158,10 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
         axis.set_xlabel(label)
     axes[0].set_yticks(range(len(entries)), list(entries))
     axes[0].set_ylim(len(entries) - 0.5, -0.7)
-    handles = [plt.Line2D([], [], marker="o", color=colour, markersize=7, linewidth=5, alpha=0.8)
-               for colour in (NORMAL, DEFECT)]  # fmt: skip
+    handles = [
+        plt.Line2D([], [], marker="o", color=colour, markersize=7, linewidth=5, alpha=0.8)
+        for colour in (NORMAL, DEFECT)
+    ]
     names = ["usual: random split of tiles", "honest: hides kept apart, five folds"]
     figure.legend(handles, names, loc="lower center", ncols=2, frameon=False, bbox_to_anchor=(0.5, -0.1))
     set_title(figure, "The usual number and the honest one (bars: 95 % intervals, dotted: chance)")

@@ -67,25 +67,65 @@ def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.mode
     machines = tuple(make_pipeline(StandardScaler(), SVC(C=c, probability=True, random_state=seed)) for c in (1, 10))
     lines = tuple(map(_linear, (0.001, 0.01, 0.1)))
     return [
-        Row("colour", "mean and deviation of red, green and blue; random forest",
-            lambda: NumbersRecipe(colours, (forest,))),
-        Row("sharpness", "one number, the finest ring's share of the spectrum; random forest",
-            lambda: NumbersRecipe(texture()[[SHARPNESS]], (coarse,)), code=TEXTURE_CODE),
-        Row("texture", "grey patterns, co-occurrence and spectrum; SVM", lambda: NumbersRecipe(texture(), machines),
-            code=TEXTURE_CODE),
-        Row("frozen", f"{vit}, frozen, its own output; logistic regression",
-            lambda: NumbersRecipe(frozen(config.but(feature_blocks=None)), lines), code=VIT_CODE),
-        Row("frozen-blocks", f"{vit}, frozen, blocks {blocks}; logistic regression",
-            lambda: NumbersRecipe(frozen(config), lines), code=VIT_CODE),
-        Row("honest", f"texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
-            lambda: honest_recipe(texture(), frozen(config), seed=seed), code=(*VIT_CODE, TEXTURE)),
-        Row("cnn", "ResNet-18 from scratch on grey pictures freed of light; one network a split",
-            lambda: ConvolutionRecipe(seed=seed), slow=True, code=(*TEXTURE_CODE, "benchmarks/baselines/convnet.py")),
-        Row("fine-tuned", f"{vit}, all weights, published rates, {FINE_TUNING_EPOCHS} epochs; one network a split",
-            lambda: NetworkRecipe(PAPER.but(run="fine-tuned", backbone=vit, weights=config.weights,
-                                            image_size=config.image_size, epochs=FINE_TUNING_EPOCHS, seed=seed)),
-            slow=True, code=(*VIT_CODE, "src/classifier/training.py")),
-    ]  # fmt: skip
+        Row(
+            "colour",
+            "mean and deviation of red, green and blue; random forest",
+            lambda: NumbersRecipe(colours, (forest,)),
+        ),
+        Row(
+            "sharpness",
+            "one number, the finest ring's share of the spectrum; random forest",
+            lambda: NumbersRecipe(texture()[[SHARPNESS]], (coarse,)),
+            code=TEXTURE_CODE,
+        ),
+        Row(
+            "texture",
+            "grey patterns, co-occurrence and spectrum; SVM",
+            lambda: NumbersRecipe(texture(), machines),
+            code=TEXTURE_CODE,
+        ),
+        Row(
+            "frozen",
+            f"{vit}, frozen, its own output; logistic regression",
+            lambda: NumbersRecipe(frozen(config.but(feature_blocks=None)), lines),
+            code=VIT_CODE,
+        ),
+        Row(
+            "frozen-blocks",
+            f"{vit}, frozen, blocks {blocks}; logistic regression",
+            lambda: NumbersRecipe(frozen(config), lines),
+            code=VIT_CODE,
+        ),
+        Row(
+            "honest",
+            f"texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
+            lambda: honest_recipe(texture(), frozen(config), seed=seed),
+            code=(*VIT_CODE, TEXTURE),
+        ),
+        Row(
+            "cnn",
+            "ResNet-18 from scratch on grey pictures freed of light; one network a split",
+            lambda: ConvolutionRecipe(seed=seed),
+            slow=True,
+            code=(*TEXTURE_CODE, "benchmarks/baselines/convnet.py"),
+        ),
+        Row(
+            "fine-tuned",
+            f"{vit}, all weights, published rates, {FINE_TUNING_EPOCHS} epochs; one network a split",
+            lambda: NetworkRecipe(
+                PAPER.but(
+                    run="fine-tuned",
+                    backbone=vit,
+                    weights=config.weights,
+                    image_size=config.image_size,
+                    epochs=FINE_TUNING_EPOCHS,
+                    seed=seed,
+                )
+            ),
+            slow=True,
+            code=(*VIT_CODE, "src/classifier/training.py"),
+        ),
+    ]
 
 
 def honest_recipe(texture: pd.DataFrame, features: pd.DataFrame, *, seed: int) -> NumbersRecipe:
@@ -101,9 +141,12 @@ def honest_recipe(texture: pd.DataFrame, features: pd.DataFrame, *, seed: int) -
         return make_pipeline(ColumnTransformer([("scaled", StandardScaler(), list(columns))]), classifier)
 
     lines = on(texture.columns, LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
-    trees = on(texture.columns, ExtraTreesClassifier(
-        200, min_samples_leaf=3, max_features=0.1, class_weight="balanced", random_state=seed, n_jobs=-1
-    ))  # fmt: skip
+    trees = on(
+        texture.columns,
+        ExtraTreesClassifier(
+            200, min_samples_leaf=3, max_features=0.1, class_weight="balanced", random_state=seed, n_jobs=-1
+        ),
+    )
     tokens = on(features.columns, _linear(0.001))
     members = [("lines", lines), ("trees", trees), ("tokens", tokens)]
     mixtures = (VotingClassifier(members[:2], voting="soft"), VotingClassifier(members, voting="soft"))

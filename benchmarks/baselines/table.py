@@ -169,14 +169,20 @@ def _load_answers(file: Path, table: pd.DataFrame) -> Answers:
 
 def _describe_run(config: Config, table: pd.DataFrame) -> dict[str, Any]:
     return {
-        "images": len(table), "images_digest": images_digest(table),
-        "backbone": config.backbone, "weights": Path(config.weights).name, "seed": config.seed,
+        "images": len(table),
+        "images_digest": images_digest(table),
+        "backbone": config.backbone,
+        "weights": Path(config.weights).name,
+        "seed": config.seed,
         "cores": os.cpu_count(),
         "versions": {
-            "python": platform.python_version(), "torch": str(torch.__version__), "timm": timm.__version__,
-            "scikit-learn": sklearn.__version__, "numpy": np.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "timm": timm.__version__,
+            "scikit-learn": sklearn.__version__,
+            "numpy": np.__version__,
         },
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -253,11 +253,11 @@ def image_transform(size: int | None, *, mean: tuple[float, ...], std: tuple[flo
     timm's own evaluation transform cuts the borders off; a defect at the border would be lost, so it is not used.
     """
     resize = v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-    return v2.Compose([
-        *([] if size is None else [resize]),
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(mean=list(mean), std=list(std)),
-    ])  # fmt: skip
-
-
+    return v2.Compose(
+        [
+            *([] if size is None else [resize]),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean=list(mean), std=list(std)),
+        ]
+    )

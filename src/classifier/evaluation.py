@@ -76,9 +76,14 @@ def fill_normal_bank(
 
 
 def predict(
-    model: ViTMultiClassClassifier, table: pd.DataFrame, part: str, *, cache: Path | None = None, scores: bool = True,
+    model: ViTMultiClassClassifier,
+    table: pd.DataFrame,
+    part: str,
+    *,
+    cache: Path | None = None,
+    scores: bool = True,
     **options: Any,
-) -> Predictions:  # fmt: skip
+) -> Predictions:
     """Classes and the three anomaly scores for one part of a split; no score where ``scores`` is False."""
     rows = table[table["part"] == part].reset_index(drop=True)
     features = compute_features(model, rows, cache=cache, **options).to(model.normal_features.device)
@@ -152,18 +157,32 @@ def describe_run(
 ) -> dict[str, Any]:
     """What a figure needs beside it to be believed and repeated."""
     return {
-        "name": config.run, "dataset": dataset, "protocol": config.protocol, "backbone": config.backbone,
-        "weights": model.weights_description, "image_size": model.image_size, "train_mode": config.train_mode,
-        "seed": config.seed, "epochs": config.epochs, "best_epoch": result.best_epoch,
+        "name": config.run,
+        "dataset": dataset,
+        "protocol": config.protocol,
+        "backbone": config.backbone,
+        "weights": model.weights_description,
+        "image_size": model.image_size,
+        "train_mode": config.train_mode,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "best_epoch": result.best_epoch,
         "images": {part: int(n) for part, n in table["part"].value_counts().items()},
-        "normal_bank": len(model.normal_features), "device": result.device, "precision": result.precision,
-        "cores": os.cpu_count(), "seconds": round(result.seconds, 1),
+        "normal_bank": len(model.normal_features),
+        "device": result.device,
+        "precision": result.precision,
+        "cores": os.cpu_count(),
+        "seconds": round(result.seconds, 1),
         "settings": {name: value for name, value in config.to_dict().items() if name != "weights"},  # a path, perhaps
         "versions": {
-            "python": platform.python_version(), "torch": str(torch.__version__), "timm": timm.__version__,
-            "scikit-learn": sklearn.__version__, "numpy": np.__version__, "matplotlib": matplotlib.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "timm": timm.__version__,
+            "scikit-learn": sklearn.__version__,
+            "numpy": np.__version__,
+            "matplotlib": matplotlib.__version__,
         },
-    }  # fmt: skip
+    }
 
 
 def classifier_on_mvtec(model: ViTMultiClassClassifier, test: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -172,6 +191,7 @@ def classifier_on_mvtec(model: ViTMultiClassClassifier, test: pd.DataFrame) -> d
     found = model.detect_from_features(compute_features(model, rows).to(model.normal_features.device))
     is_defect = (test["defect"] != "good").to_numpy()
     return {name: image_metrics(is_defect, found[key].cpu().numpy()) for name, key in METHODS.items()}
+
 
 MIX = "Learned Mix"
 MIXED = ("Cosine Similarity", "Classification Confidence")
@@ -291,7 +311,7 @@ def anomaly_report(answers: Mapping[str, Answers], *, seed: int) -> dict[str, An
             "oracle": _oracle(tests, each),
             "n_defective": int(is_defect.sum()),
             "n_normal": int((~is_defect).sum()),
-        }  # fmt: skip
+        }
     report[MIX]["weights"] = {
         name: dict(zip(MIXED, map(float, mix[-1].coef_[0]), strict=True)) for name, mix in mixes.items()
     }
@@ -333,9 +353,7 @@ def _oracle(tests: Sequence[Predictions], each: Sequence[Mapping[str, float]]) -
     """What the best threshold of each split would give, picked on its own test scores; pooled over the splits."""
     images, defects = [len(test.rows) for test in tests], [test.is_defect.sum() for test in tests]
     weights = {"accuracy": images, "recall_at_1": defects, "recall_at_5": defects}
-    return {
-        k: float(np.average([figures[f"oracle_{k}"] for figures in each], weights=w)) for k, w in weights.items()
-    }
+    return {k: float(np.average([figures[f"oracle_{k}"] for figures in each], weights=w)) for k, w in weights.items()}
 
 
 def _groups(answers: Mapping[str, Answers]) -> np.ndarray:

@@ -66,9 +66,15 @@ def compute_features(
 
 
 def _compute(
-    model: ViTMultiClassClassifier, rest: pd.DataFrame, known: dict[str, Tensor], device: torch.device,
-    batch_size: int, data_type: torch.dtype, workers: int | None, file: Path | None,
-) -> None:  # fmt: skip
+    model: ViTMultiClassClassifier,
+    rest: pd.DataFrame,
+    known: dict[str, Tensor],
+    device: torch.device,
+    batch_size: int,
+    data_type: torch.dtype,
+    workers: int | None,
+    file: Path | None,
+) -> None:
     loader = DataLoader(
         LeatherDefectDataset(rest, model.transform),
         batch_size=batch_size,

@@ -17,9 +17,20 @@ def plot_confusion_matrix(matrix: np.ndarray, class_names: tuple[str, ...], *, t
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     names = [readable(name) for name in class_names]
     figure, axes = plt.subplots(figsize=(6.6, 5.6), layout="constrained")
-    sns.heatmap(shares, annot=matrix, fmt="d", cmap="Blues", vmin=0, vmax=1, square=True, ax=axes,
-                xticklabels=names, yticklabels=names, linewidths=0.5,
-                cbar_kws={"label": "share of the true class"})  # fmt: skip
+    sns.heatmap(
+        shares,
+        annot=matrix,
+        fmt="d",
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        square=True,
+        ax=axes,
+        xticklabels=names,
+        yticklabels=names,
+        linewidths=0.5,
+        cbar_kws={"label": "share of the true class"},
+    )
     axes.set(xlabel="predicted", ylabel="true", title=title)
     axes.tick_params(axis="x", rotation=35)
     axes.tick_params(axis="y", rotation=0)
@@ -52,8 +63,13 @@ def plot_evaluation(
         at = np.mean(values[~is_defect] >= thresholds[name]), np.mean(values[is_defect] >= thresholds[name])
         roc.plot(*at, "o", color=colour, ms=7, mec="white")
     roc.plot([0, 1], [0, 1], ":", color=NEUTRAL, lw=1)
-    roc.set(xlabel="false alarms among normal images", ylabel="defects found", title="ROC (dot: threshold)",
-            xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))  # fmt: skip
+    roc.set(
+        xlabel="false alarms among normal images",
+        ylabel="defects found",
+        title="ROC (dot: threshold)",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
     roc.legend(title="area under the curve", loc="lower right", frameon=False, fontsize=9)
 
     name = next(iter(scores))

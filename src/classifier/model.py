@@ -67,11 +67,17 @@ class ViTMultiClassClassifier(nn.Module):
         self.normal_index = self.class_names.index(normal_class)
         self.similarity_weight = similarity_weight
         self.settings = {
-            "backbone": backbone, "image_size": image_size, "class_names": list(class_names),
-            "normal_class": normal_class, "dropout": dropout, "hidden_features": hidden_features,
-            "similarity_weight": similarity_weight, "patch_block": patch_block,
-            "keep_blocks": keep_blocks, "feature_blocks": feature_blocks and list(feature_blocks),
-        }  # fmt: skip
+            "backbone": backbone,
+            "image_size": image_size,
+            "class_names": list(class_names),
+            "normal_class": normal_class,
+            "dropout": dropout,
+            "hidden_features": hidden_features,
+            "similarity_weight": similarity_weight,
+            "patch_block": patch_block,
+            "keep_blocks": keep_blocks,
+            "feature_blocks": feature_blocks and list(feature_blocks),
+        }
         self.vit = load_backbone(
             backbone,
             weights,
@@ -117,9 +123,13 @@ class ViTMultiClassClassifier(nn.Module):
         if not self.feature_blocks:
             return self.backbone(images)
         found = self.backbone.forward_intermediates(
-            images, indices=list(self.feature_blocks), intermediates_only=True, return_prefix_tokens=True,
-            output_fmt="NLC", stop_early=True,
-        )  # fmt: skip
+            images,
+            indices=list(self.feature_blocks),
+            intermediates_only=True,
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+            stop_early=True,
+        )
         features = []
         for patches, prefix in found:
             patches = F.layer_norm(patches, patches.shape[-1:])  # blocks differ in scale

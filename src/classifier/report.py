@@ -71,10 +71,15 @@ def _with_interval(entry: Mapping[str, Any], key: str) -> str:
 
 def _hybrid(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return entry["anomaly_detection_results"][next(iter(METHODS))]
+
+
 CURVES = {
-    "loss_train": "cross-entropy, training", "loss_val": "cross-entropy, validation",
-    "acc_train": "accuracy, training", "acc_val": "accuracy, validation", "lr": "learning rate",
-}  # fmt: skip
+    "loss_train": "cross-entropy, training",
+    "loss_val": "cross-entropy, validation",
+    "acc_train": "accuracy, training",
+    "acc_val": "accuracy, validation",
+    "lr": "learning rate",
+}
 
 
 def write_reports(
@@ -98,17 +103,22 @@ def write_reports(
             np.array(summary["confusion_matrix"]), CLASS_NAMES, title=f"{about}\n{accuracy}"
         ),
         "evaluacion_integral": plot_evaluation(
-            test.is_defect, test.scores, thresholds,
+            test.is_defect,
+            test.scores,
+            thresholds,
             {name: (row["recall"], row["support"]) for name, row in summary["per_class"].items()},
             title=f"{about}; {accuracy}",
         ),
         "ejemplos_multiclase": _examples(test, thresholds, title=f"Test images: {about}"),
-    }  # fmt: skip
+    }
     for column, label in CURVES.items():
         figures[column] = plot_curve(
-            history["epoch"].to_numpy(), history[column].to_numpy(), label=label,
-            title=f"{label}: {run['name']}", best_epoch=run["best_epoch"] if column != "lr" else None,
-        )  # fmt: skip
+            history["epoch"].to_numpy(),
+            history[column].to_numpy(),
+            label=label,
+            title=f"{label}: {run['name']}",
+            best_epoch=run["best_epoch"] if column != "lr" else None,
+        )
     written = [
         save_figure(figure, folder / f"{name}.png", photographs=name.startswith("ejemplos"))
         for name, figure in figures.items()

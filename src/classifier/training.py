@@ -107,9 +107,14 @@ class _Session:
     """One training: its data, optimiser, history and state file."""
 
     def __init__(
-        self, model: ViTMultiClassClassifier, table: pd.DataFrame, config: Config, device: torch.device,
-        models: Path, logs: Path,
-    ) -> None:  # fmt: skip
+        self,
+        model: ViTMultiClassClassifier,
+        table: pd.DataFrame,
+        config: Config,
+        device: torch.device,
+        models: Path,
+        logs: Path,
+    ) -> None:
         self.model, self.table, self.config, self.device = model, table, config, device
         model.zero_grad(set_to_none=True)  # an interrupted training leaves gradients behind
         model.normal_features = model.normal_features[:0]  # a bank of other weights would be wrong
@@ -133,8 +138,12 @@ class _Session:
     def log_debug(self) -> None:
         log.debug("python %s, torch %s, timm %s", platform.python_version(), torch.__version__, timm.__version__)
         log.debug("device %s, precision %s, state file %s", self.device, self.precision, self.state_file)
-        log.debug("%s, input %d px, %s", self.model.settings["backbone"], self.model.image_size,
-                  self.table["part"].value_counts().to_dict())  # fmt: skip
+        log.debug(
+            "%s, input %d px, %s",
+            self.model.settings["backbone"],
+            self.model.image_size,
+            self.table["part"].value_counts().to_dict(),
+        )
 
     def restore(self) -> None:
         if not self.state_file.is_file():
@@ -156,14 +165,18 @@ class _Session:
 
     def save(self) -> None:
         state = {
-            "identity": self._identity(), "history": self.history,
-            "best_epoch": self.best_epoch, "best_state": self.best_state,
-        }  # fmt: skip
+            "identity": self._identity(),
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_state": self.best_state,
+        }
         if not self.finished:
             state |= {
-                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(),
-            }  # fmt: skip
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
         save_atomically(state, self.state_file)
 
     def _identity(self) -> str:
@@ -222,9 +235,14 @@ class _Session:
 
     def _features(self, rows: pd.DataFrame, *, raw: bool = False) -> Tensor:
         return compute_features(
-            self.model, rows, device=self.device, precision=self.config.precision, workers=self.config.workers,
-            cache=self.models / "cache", raw=raw,
-        )  # fmt: skip
+            self.model,
+            rows,
+            device=self.device,
+            precision=self.config.precision,
+            workers=self.config.workers,
+            cache=self.models / "cache",
+            raw=raw,
+        )
 
     def _dataset(self, part: str) -> Dataset:
         rows = self.table[self.table["part"] == part]
@@ -251,9 +269,14 @@ class _Session:
             raise
         self.scheduler.step()
         row = {
-            "epoch": epoch, "loss_train": loss_train, "loss_val": loss_val, "acc_train": acc_train,
-            "acc_val": float(np.mean(predictions == targets)), "lr": rate, "seconds": time.monotonic() - started,
-        }  # fmt: skip
+            "epoch": epoch,
+            "loss_train": loss_train,
+            "loss_val": loss_val,
+            "acc_train": acc_train,
+            "acc_val": float(np.mean(predictions == targets)),
+            "lr": rate,
+            "seconds": time.monotonic() - started,
+        }
         best = max(self.history, key=_quality, default=None)
         if best is None or _quality(row) > _quality(best):
             self.best_epoch, self.best_state = epoch, _copy(self.model)

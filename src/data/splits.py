@@ -21,6 +21,7 @@ def natural_key(file: str) -> list[tuple[int, str]]:
     """For sorting file names: 2 comes before 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file)]
 
+
 TRANSFER_BANK_IMAGES = 64
 
 
@@ -33,6 +34,7 @@ def transfer_normals(table: pd.DataFrame, normal_class: str, *, seed: int) -> li
     """Some normal training images of the six-class set, for the bank of ``six-class-transfer``."""
     rows = table[(table["part"] == "train") & (table["label"] == normal_class)]
     return list(rows.sample(min(len(rows), TRANSFER_BANK_IMAGES), random_state=seed)["path"])
+
 
 PARTS = ("train", "validation", "test")
 PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split

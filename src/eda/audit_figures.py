@@ -72,9 +72,15 @@ def plot_hides(
         lines = [f"{readable(label)} {count}" for label, count in counts.items()]
         lines = [", ".join(lines[i : i + 2]) for i in range(0, len(lines), 2)]
         row[0].text(
-            -0.15, 0.5, f"{hide}: {sum(counts.values())}\n" + "\n".join(lines), transform=row[0].transAxes,
-            ha="right", va="center", fontsize=6.5, linespacing=1.05,
-        )  # fmt: skip
+            -0.15,
+            0.5,
+            f"{hide}: {sum(counts.values())}\n" + "\n".join(lines),
+            transform=row[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=6.5,
+            linespacing=1.05,
+        )
     bare(axes)
     set_title(figure, f"{name}: {len(pictures)} hides, by {source}")
     return figure
@@ -88,10 +94,19 @@ def plot_classes_per_hide(classes_per_group: Mapping[str, Mapping[str, int]], *,
     shares = counts.div(counts.sum(axis=1), axis=0)
     labels = counts.astype(str).where(counts > 0, "")
     sns.heatmap(
-        shares, annot=labels, fmt="", cmap="Blues", vmin=0, vmax=1, ax=axis, linewidths=0.5, annot_kws={"size": 7.5},
-        cbar_kws={"label": "share of the class"}, yticklabels=[readable(label) for label in counts.index],
+        shares,
+        annot=labels,
+        fmt="",
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        ax=axis,
+        linewidths=0.5,
+        annot_kws={"size": 7.5},
+        cbar_kws={"label": "share of the class"},
+        yticklabels=[readable(label) for label in counts.index],
         xticklabels=[hide.removeprefix("hide_") for hide in counts.columns],
-    )  # fmt: skip
+    )
     axis.set_xlabel("hide")
     axis.tick_params(axis="both", rotation=0)
     alone = int((counts.gt(0).sum() == 1).sum())

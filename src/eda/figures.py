@@ -166,15 +166,26 @@ def plot_defect_area(defects: pd.DataFrame, *, name: str) -> Figure:
     for number in regions.columns:
         label = f"{number} or more" if number == len(REGIONS) else f"{number}"
         axes[1].barh(
-            range(len(regions)), regions[number], left=ends[number] - regions[number], color=REGIONS[number - 1],
-            height=0.6, label=label,
-        )  # fmt: skip
+            range(len(regions)),
+            regions[number],
+            left=ends[number] - regions[number],
+            color=REGIONS[number - 1],
+            height=0.6,
+            label=label,
+        )
     axes[1].set(title="Regions in a mask", xlabel="pictures")
     axes[1].xaxis.set_major_locator(MaxNLocator(steps=(1, 2, 5, 10), integer=True))
     axes[1].legend(
-        loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.6, borderpad=0, frameon=False, fontsize=9,
-        ncols=len(REGIONS), handlelength=1, columnspacing=1.2,
-    )  # fmt: skip
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0.6,
+        borderpad=0,
+        frameon=False,
+        fontsize=9,
+        ncols=len(REGIONS),
+        handlelength=1,
+        columnspacing=1.2,
+    )
     empty = len(defects) - len(shown)
     set_title(figure, f"{name}: size of the defects, n = {len(shown)} masks" + (f" ({empty} empty)" if empty else ""))
     return figure

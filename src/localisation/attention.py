@@ -46,9 +46,7 @@ def attention_maps(backbone: Backbone, image: Image.Image) -> dict[str, np.ndarr
     return {kind: upsample_maps(found[kind].cpu(), (EVALUATION_SIZE,) * 2)[0].numpy() for kind in KINDS}
 
 
-def attention_figure(
-    backbone: Backbone, path: str, anomaly_map: np.ndarray, *, threshold: float, title: str
-) -> Figure:
+def attention_figure(backbone: Backbone, path: str, anomaly_map: np.ndarray, *, threshold: float, title: str) -> Figure:
     """One image beside its anomaly map, in units of the threshold, and the model's attention to it.
 
     Args:

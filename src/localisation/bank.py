@@ -38,6 +38,7 @@ def evaluated_mask(mask: np.ndarray) -> np.ndarray:
         return mask
     return np.asarray(Image.fromarray(mask).resize((EVALUATION_SIZE, EVALUATION_SIZE), Image.Resampling.NEAREST))
 
+
 BANK_FORMAT = 2  # 1 had image scores in absolute distances
 HIGHEST = 0.01  # share of a picture's patches whose mean is its score
 TYPICAL_ROWS = 1024  # of a bank, drawn at random, that tell how far its patches lie apart
@@ -87,9 +88,7 @@ class PatchBank:
         for places, tokens in tiles:
             n, d, h, w = tokens.shape
             flat = tokens.permute(0, 2, 3, 1).reshape(-1, d)
-            distances = nearest_cosine_distance(
-                flat, self.rows, neighbours=self.settings.neighbours, normalise=False
-            )
+            distances = nearest_cosine_distance(flat, self.rows, neighbours=self.settings.neighbours, normalise=False)
             maps = distances.view(n, h, w)
             weight = torch.minimum(_ramp(h)[:, None], _ramp(w)[None, :])
             for (top, left), found in zip(places, maps, strict=True):
@@ -168,8 +167,11 @@ def turns_of(picture: Image.Image) -> list[Image.Image]:
     """A picture in its four quarter turns and their mirror images, itself first."""
     kinds = Image.Transpose
     both = [picture, picture.transpose(kinds.FLIP_LEFT_RIGHT)]
-    return [p if turn is None else p.transpose(turn) for p in both
-            for turn in (None, kinds.ROTATE_90, kinds.ROTATE_180, kinds.ROTATE_270)]  # fmt: skip
+    return [
+        p if turn is None else p.transpose(turn)
+        for p in both
+        for turn in (None, kinds.ROTATE_90, kinds.ROTATE_180, kinds.ROTATE_270)
+    ]
 
 
 def _some(rows: Tensor, most: int, seed: int) -> Tensor:

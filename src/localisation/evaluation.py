@@ -74,5 +74,3 @@ def brightness_control(test: pd.DataFrame) -> float:
 def _pixel_figures(found: Localisation, rows: np.ndarray) -> dict[str, float]:
     maps, masks = found.maps[rows], found.masks[rows]
     return pixel_metrics(maps, masks) | threshold_metrics(maps, masks, threshold=found.thresholds.pixel)
-
-

@@ -23,9 +23,13 @@ def plot_localisation(rows: list[dict], *, threshold: float, title: str, columns
     """
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(
-        lines, 4 * columns, figsize=(7.4 * columns, 1.95 * lines + 1.5), layout="constrained", squeeze=False,
+        lines,
+        4 * columns,
+        figsize=(7.4 * columns, 1.95 * lines + 1.5),
+        layout="constrained",
+        squeeze=False,
         width_ratios=(1, 1, 1, 0.95) * columns,
-    )  # fmt: skip
+    )
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.01)
     figure.suptitle(title, fontsize=12)
     top = max(2.0, float(np.percentile([row["map"].max() for row in rows], 75) / threshold))
@@ -56,9 +60,10 @@ def plot_localisation(rows: list[dict], *, threshold: float, title: str, columns
     bar.set_label("distance to the nearest normal patch, 1 = threshold of a pixel")
     bar.ax.axvline(1, color="white", lw=1.5)
     frames = [
-        Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTED, label="predicted"),
+        Line2D([], [], color=TRUTH, label="truth"),
+        Line2D([], [], color=PREDICTED, label="predicted"),
         Line2D([], [], color=PREDICTED, lw=0.8, ls="--", label="box of a predicted region"),
-    ]  # fmt: skip
+    ]
     figure.legend(handles=frames, loc="outside lower right", ncols=3, frameon=False)
     return figure
 

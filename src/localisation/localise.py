@@ -101,12 +101,17 @@ def localise(
         image_scores=np.array(scores),
         thresholds=thresholds,
         settings={
-            "backbone": backbone.identity, "weights": backbone.weights,
-            "normal_images": len(normal_paths), "bank_patches": len(bank.rows), "seed": seed,
-            "evaluation_size": EVALUATION_SIZE, "settings_source": source,
-            "images_per_second": None if remember else len(test) / seconds, **asdict(bank.settings),
+            "backbone": backbone.identity,
+            "weights": backbone.weights,
+            "normal_images": len(normal_paths),
+            "bank_patches": len(bank.rows),
+            "seed": seed,
+            "evaluation_size": EVALUATION_SIZE,
+            "settings_source": source,
+            "images_per_second": None if remember else len(test) / seconds,
+            **asdict(bank.settings),
         },
-    )  # fmt: skip
+    )
 
 
 Tiles = list[tuple[list[tuple[int, int]], Tensor]]

@@ -43,13 +43,19 @@ def write_mvtec_reports(found: Localisation, metrics: dict[str, Any], folder: Pa
     summary = folder / "visual_validation_summary.txt"
     summary.write_text(text, encoding="utf-8")
     return [
-        save_figure(plot_localisation(shown, threshold=found.thresholds.pixel, title=title),
-                    folder / "validacion_visual_mvtec.png", photographs=True),
-        save_figure(plot_defect_examples(examples, title=f"{about}\ntest images with the outline of the truth"),
-                    folder / "imagenes_ejemplo_mvtec.png", photographs=True),
+        save_figure(
+            plot_localisation(shown, threshold=found.thresholds.pixel, title=title),
+            folder / "validacion_visual_mvtec.png",
+            photographs=True,
+        ),
+        save_figure(
+            plot_defect_examples(examples, title=f"{about}\ntest images with the outline of the truth"),
+            folder / "imagenes_ejemplo_mvtec.png",
+            photographs=True,
+        ),
         summary,
         write_json(metrics, folder / "mvtec_metrics.json"),
-    ]  # fmt: skip
+    ]
 
 
 def _chosen_rows(found: Localisation) -> list[tuple[int, str]]:
@@ -82,17 +88,22 @@ def _figure_row(found: Localisation, index: int, reason: str) -> dict[str, Any]:
     ]
     image = load_image(row["path"]).resize((EVALUATION_SIZE, EVALUATION_SIZE))
     return {
-        "image": np.asarray(image), "map": found.maps[index], "mask": found.masks[index],
-        "boxes": [region.box for region in regions], "verdict": "\n".join(verdict), "right": called == truth,
+        "image": np.asarray(image),
+        "map": found.maps[index],
+        "mask": found.masks[index],
+        "boxes": [region.box for region in regions],
+        "verdict": "\n".join(verdict),
+        "right": called == truth,
         "name": "\n".join(filter(None, (row["defect"], Path(row["file"]).name, reason))),
-    }  # fmt: skip
+    }
 
 
 def _summary_lines(found: Localisation, metrics: dict[str, Any], about: str) -> list[str]:
     settings, thresholds = found.settings, found.thresholds
     blocks = ", ".join(map(str, settings["blocks"]))
     lines = [
-        about, "",
+        about,
+        "",
         f"Maps shown: protocol {found.protocol}, {settings['normal_images']} normal images, patch tokens after "
         f"block {blocks} (from 0) at {settings['side']} px, cosine distance to the nearest of "
         f"{settings['bank_patches']} normal patches.",
@@ -100,15 +111,20 @@ def _summary_lines(found: Localisation, metrics: dict[str, Any], about: str) -> 
         f"Pixels: 1 on the scale is the threshold ({thresholds.pixel:.4f}), {thresholds.pixel_source}.",
         "Images: called defective if the mean of the highest 1 % of patches, divided by the picture's median, reaches "
         f"{thresholds.image:.4f}: {thresholds.image_source}.",
-        "No test image and no mask had a say in either.", "",
+        "No test image and no mask had a say in either.",
+        "",
         f"{'type':<10}{'images':>8}{'called defective':>18}",
-    ]  # fmt: skip
+    ]
     for name, rows in found.test.groupby("defect").groups.items():
         lines.append(f"{name:<10}{len(rows):>8}{int(found.called[rows].sum()):>18}")
     names = {
-        "image_auroc": "image AUROC", "image_accuracy_at_threshold": "accuracy", "pixel_auroc": "pixel AUROC",
-        "pixel_ap": "pixel AP", "pixel_f1_at_threshold": "pixel F1", "aupro_30": "AUPRO",
-    }  # fmt: skip
+        "image_auroc": "image AUROC",
+        "image_accuracy_at_threshold": "accuracy",
+        "pixel_auroc": "pixel AUROC",
+        "pixel_ap": "pixel AP",
+        "pixel_f1_at_threshold": "pixel F1",
+        "aupro_30": "AUPRO",
+    }
     lines += ["", f"{'protocol':<22}" + "".join(f"{name:>13}" for name in names.values())]
     for protocol, entry in metrics["protocols"].items():
         lines.append(f"{protocol:<22}" + "".join(f"{entry[name]:>13.3f}" for name in names))
@@ -116,9 +132,10 @@ def _summary_lines(found: Localisation, metrics: dict[str, Any], about: str) -> 
         cells = (f"{entry[name]:>13.3f}" if name in entry else " " * 13 for name in names)
         lines.append(f"{'attention, ' + kind:<22}" + "".join(cells))
     lines += [
-        "", "Accuracy and pixel F1 are at the thresholds above.",
+        "",
+        "Accuracy and pixel F1 are at the thresholds above.",
         f"Control: the mean grey level alone has an image AUROC of {metrics['brightness_control_image_auroc']:.3f}; "
         "read the image figures against it.",
         "Limits: maps and masks are compared at 256 x 256 px; only some images are shown, chosen by rule.",
-    ]  # fmt: skip
+    ]
     return lines

@@ -103,8 +103,9 @@ def candidate_settings(backbone: Backbone, picture: Image.Image) -> list[BankSet
     plain, lowest = default_settings(backbone, picture), depth // 3
     return [
         replace(plain, blocks=tuple(range(start, start + length)))
-        for length in BLOCKS_AT_ONCE for start in range(lowest, depth - length + 1)
-    ]  # fmt: skip
+        for length in BLOCKS_AT_ONCE
+        for start in range(lowest, depth - length + 1)
+    ]
 
 
 def choose_settings(

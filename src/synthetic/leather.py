@@ -8,10 +8,22 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 HIDE_COLOURS = (  # RGB, 0..255: from near-black to cream
-    (38, 35, 36), (208, 194, 168), (150, 92, 54), (84, 52, 38), (168, 44, 40), (92, 28, 38),
-    (44, 58, 96), (104, 146, 176), (52, 92, 66), (120, 116, 70), (132, 130, 128), (196, 148, 74),
-    (186, 96, 60), (70, 74, 60), (160, 128, 124),
-)  # fmt: skip
+    (38, 35, 36),
+    (208, 194, 168),
+    (150, 92, 54),
+    (84, 52, 38),
+    (168, 44, 40),
+    (92, 28, 38),
+    (44, 58, 96),
+    (104, 146, 176),
+    (52, 92, 66),
+    (120, 116, 70),
+    (132, 130, 128),
+    (196, 148, 74),
+    (186, 96, 60),
+    (70, 74, 60),
+    (160, 128, 124),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +60,13 @@ def draw_hide(generator: np.random.Generator, *, colour: tuple[float, float, flo
 
 
 def render_leather(
-    generator: np.random.Generator, size: int, *, hide: Hide | None = None, surface: str = "non_defective",
+    generator: np.random.Generator,
+    size: int,
+    *,
+    hide: Hide | None = None,
+    surface: str = "non_defective",
     drift: float = 1.0,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """A picture of leather, uint8, shape (size, size, 3).
 
     Args:
@@ -196,9 +212,13 @@ def _pinhole(relief, generator):
 
 
 _SURFACES = {
-    "folding_marks": _fold, "grain_off": _grain_off, "growth_marks": _growth_marks,
-    "loose_grain": _loose_grain, "non_defective": lambda relief, generator: None, "pinhole": _pinhole,
-}  # fmt: skip
+    "folding_marks": _fold,
+    "grain_off": _grain_off,
+    "growth_marks": _growth_marks,
+    "loose_grain": _loose_grain,
+    "non_defective": lambda relief, generator: None,
+    "pinhole": _pinhole,
+}
 
 
 def _line(generator, relief):

@@ -20,24 +20,31 @@ from ..config import CLASS_NAMES
 from .defects import DEFECT_KINDS, add_synthetic_defect
 from .leather import HIDE_COLOURS, Hide, draw_hide, render_leather
 
-MVTEC_COUNTS = MappingProxyType(
-    {"train/good": 40, "test/good": 12} | {f"test/{kind}": 8 for kind in DEFECT_KINDS}
-)
+MVTEC_COUNTS = MappingProxyType({"train/good": 40, "test/good": 12} | {f"test/{kind}": 8 for kind in DEFECT_KINDS})
 
 # For tests of what works on the sample: a third of the images, a few of MVTec's kind, smaller.
-TINY = MappingProxyType({
-    "images_per_class": 15,
-    "size": 96,
-    "mvtec_size": 96,
-    "mvtec_counts": MappingProxyType(
-        {"train/good": 4, "test/good": 3} | {f"test/{kind}": 2 for kind in DEFECT_KINDS}
-    ),
-})  # fmt: skip
+TINY = MappingProxyType(
+    {
+        "images_per_class": 15,
+        "size": 96,
+        "mvtec_size": 96,
+        "mvtec_counts": MappingProxyType(
+            {"train/good": 4, "test/good": 3} | {f"test/{kind}": 2 for kind in DEFECT_KINDS}
+        ),
+    }
+)
 
 _MVTEC_HIDE = Hide(
-    colour=(122, 78, 62), grain_size=11, grain_depth=0.6, stretch=1.4, orientation=1.2, pore_density=0.0005,
-    gloss=0.3, mottle=0.02, light=1.2,
-)  # fmt: skip
+    colour=(122, 78, 62),
+    grain_size=11,
+    grain_depth=0.6,
+    stretch=1.4,
+    orientation=1.2,
+    pore_density=0.0005,
+    gloss=0.3,
+    mottle=0.02,
+    light=1.2,
+)
 _SIX_CLASSES = "leather_defect_classification"
 _VERSION = 1  # raise it whenever the same seed no longer gives the same pixels
 

@@ -58,8 +58,12 @@ def test_table_has_a_row_for_each_protocol(summary):
     text = markdown(summary)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows] == [
-        "protocol", "1-shot", "4-shot", "attention, cls", "attention, rollout",
-    ]  # fmt: skip
+        "protocol",
+        "1-shot",
+        "4-shot",
+        "attention, cls",
+        "attention, rollout",
+    ]
     assert len({row.count("|") for row in rows}) == 1 and "±" in rows[1] and "±" not in rows[2]
     assert "Left out: 8-shot" in text
 

@@ -36,9 +36,16 @@ def test_round_trip_into_a_fresh_object(kept):
 def test_other_settings_survive(tmp_path):
     names = tuple(reversed(CLASS_NAMES))
     model = ViTMultiClassClassifier(
-        6, False, backbone="test_vit", image_size=64, class_names=names, hidden_features=20, dropout=0.3,
-        similarity_weight=0.4, patch_block=2,
-    )  # fmt: skip
+        6,
+        False,
+        backbone="test_vit",
+        image_size=64,
+        class_names=names,
+        hidden_features=20,
+        dropout=0.3,
+        similarity_weight=0.4,
+        patch_block=2,
+    )
     model.store_normal_features(torch.ones(1, 64))
     save_checkpoint(model, tmp_path / "other.pth")
     again, _ = load_checkpoint(tmp_path / "other.pth", class_names=None)

@@ -19,9 +19,16 @@ from src.data.images import load_image
 from src.files import write_json
 
 FILES = {
-    "matriz_de_confusion_multiclase.png", "evaluacion_integral.png", "ejemplos_multiclase.png", "loss_train.png",
-    "loss_val.png", "acc_train.png", "acc_val.png", "lr.png", "results_summary.json",
-}  # fmt: skip
+    "matriz_de_confusion_multiclase.png",
+    "evaluacion_integral.png",
+    "ejemplos_multiclase.png",
+    "loss_train.png",
+    "loss_val.png",
+    "acc_train.png",
+    "acc_val.png",
+    "lr.png",
+    "results_summary.json",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +51,17 @@ def predictions(table, part, *, seed=0):
 @pytest.fixture
 def result():
     epochs = np.arange(1, 4)
-    history = pd.DataFrame({
-        "epoch": epochs, "loss_train": 1 / epochs, "loss_val": 1.1 / epochs, "acc_train": 1 - 1 / (1 + epochs),
-        "acc_val": [0.5, 0.8, 0.7], "lr": 1e-3 / epochs, "seconds": [1.0, 1.0, 1.25],
-    })  # fmt: skip
+    history = pd.DataFrame(
+        {
+            "epoch": epochs,
+            "loss_train": 1 / epochs,
+            "loss_val": 1.1 / epochs,
+            "acc_train": 1 - 1 / (1 + epochs),
+            "acc_val": [0.5, 0.8, 0.7],
+            "lr": 1e-3 / epochs,
+            "seconds": [1.0, 1.0, 1.25],
+        }
+    )
     return TrainingResult(history, best_epoch=2, seconds=3.25, device="cpu", precision="torch.float32")
 
 
@@ -136,9 +150,12 @@ def test_the_order_of_the_test_images_changes_nothing(table, config, run):
     test = predictions(table, "test")
     order = np.random.default_rng(4).permutation(12)
     shuffled = Predictions(
-        test.rows.iloc[order].reset_index(drop=True), test.targets[order], test.predicted[order],
-        test.probabilities[order], {name: values[order] for name, values in test.scores.items()},
-    )  # fmt: skip
+        test.rows.iloc[order].reset_index(drop=True),
+        test.targets[order],
+        test.predicted[order],
+        test.probabilities[order],
+        {name: values[order] for name, values in test.scores.items()},
+    )
     assert summary_of(table, config, run) == summary_of(table, config, run, test=shuffled)
 
 
@@ -192,24 +209,42 @@ def test_every_report_is_written_under_its_name(table, config, run, result, tmp_
     found = strict(tmp_path / "resultados_multiclase" / "results_summary.json")
     assert found == json.loads(json.dumps(summary))
     assert set(found) >= {
-        "multiclass_accuracy", "confusion_matrix", "class_names", "class_distribution", "total_samples",
-        "anomaly_detection_results", "per_class", "macro_f1", "run",
-    }  # fmt: skip
+        "multiclass_accuracy",
+        "confusion_matrix",
+        "class_names",
+        "class_distribution",
+        "total_samples",
+        "anomaly_detection_results",
+        "per_class",
+        "macro_f1",
+        "run",
+    }
     assert list(found["anomaly_detection_results"]) == list(METHODS)
     for entry in found["anomaly_detection_results"].values():
         assert {"roc_auc", "avg_precision", "binary_accuracy", "optimal_threshold", "threshold_source"} <= set(entry)
     assert list(found["per_class"]) == found["class_names"] == list(CLASS_NAMES)
     assert all(set(entry) == {"precision", "recall", "f1", "support"} for entry in found["per_class"].values())
     assert set(found["run"]) >= {
-        "dataset", "protocol", "backbone", "weights", "seed", "epochs", "device", "seconds", "versions"
-    }  # fmt: skip
+        "dataset",
+        "protocol",
+        "backbone",
+        "weights",
+        "seed",
+        "epochs",
+        "device",
+        "seconds",
+        "versions",
+    }
 
 
 def test_examples_are_the_surest_and_the_hardest_of_each_class(table, monkeypatch):
     table.loc[table["part"] == "train", "part"] = "test"  # more than two a class
     test, shown = predictions(table, "test"), {}
-    monkeypatch.setattr(report, "plot_examples", lambda images, captions, right, title: shown.update(
-        images=images, captions=captions, right=right))  # fmt: skip
+    monkeypatch.setattr(
+        report,
+        "plot_examples",
+        lambda images, captions, right, title: shown.update(images=images, captions=captions, right=right),
+    )
     report._examples(test, dict.fromkeys(METHODS, 0.5), title="")
     certainty = test.probabilities[np.arange(len(test.targets)), test.targets]
     assert len(shown["images"]) == len(shown["captions"]) == 12

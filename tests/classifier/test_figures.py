@@ -38,14 +38,24 @@ def colours(items):
 @pytest.fixture(scope="module")
 def evaluation():
     return plot_evaluation(
-        IS_DEFECT, {"Hybrid": HYBRID, "Cosine": -HYBRID}, {"Hybrid": 0.6, "Cosine": 0.0},
-        {"grain_off": (0.5, 4), "pinhole": (1.0, 6)}, title="run, n = 10",
-    )  # fmt: skip
+        IS_DEFECT,
+        {"Hybrid": HYBRID, "Cosine": -HYBRID},
+        {"Hybrid": 0.6, "Cosine": 0.0},
+        {"grain_off": (0.5, 4), "pinhole": (1.0, 6)},
+        title="run, n = 10",
+    )
 
 
 def row(*, value=0.5, mask=SQUARE, right=True, name="cut"):
-    return {"image": PICTURE, "map": np.where(SQUARE, value, 0.0), "mask": mask, "name": name, "verdict": "a verdict",
-            "right": right, "boxes": [(2, 2, 5, 5)]}  # fmt: skip
+    return {
+        "image": PICTURE,
+        "map": np.where(SQUARE, value, 0.0),
+        "mask": mask,
+        "name": name,
+        "verdict": "a verdict",
+        "right": right,
+        "boxes": [(2, 2, 5, 5)],
+    }
 
 
 @pytest.mark.parametrize(("name", "expected"), [("grain_off", "grain off"), ("pinhole", "pinhole"), ("a_b_c", "a b c")])
@@ -180,13 +190,16 @@ def test_localisation_draws_maps_in_units_of_the_threshold(tmp_path):
     assert save_figure(figure, tmp_path / "x.png", dpi=40).stat().st_size > 0
 
 
-@pytest.mark.parametrize(("value", "mask", "expected"), [
-    (0.5, SQUARE, [TRUTH, "#ffd33d"]),
-    (0.2, SQUARE, [TRUTH, "#ffd33d"]),  # at the threshold a pixel counts as defective
-    (0.1, SQUARE, [TRUTH]),
-    (0.5, ~SQUARE & SQUARE, ["#ffd33d"]),
-    (0.1, ~SQUARE & SQUARE, []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "mask", "expected"),
+    [
+        (0.5, SQUARE, [TRUTH, "#ffd33d"]),
+        (0.2, SQUARE, [TRUTH, "#ffd33d"]),  # at the threshold a pixel counts as defective
+        (0.1, SQUARE, [TRUTH]),
+        (0.5, ~SQUARE & SQUARE, ["#ffd33d"]),
+        (0.1, ~SQUARE & SQUARE, []),
+    ],
+)
 def test_localisation_outlines_only_what_is_there(value, mask, expected):
     figure = plot_localisation([row(value=value, mask=mask)], threshold=0.2, title="t")
     assert colours(contours(figure.axes[2])) == expected

@@ -11,9 +11,14 @@ from src.classifier.model import ViTMultiClassClassifier, create_model
 from src.config import CLASS_NAMES
 
 KEYS = {
-    "anomaly_scores", "similarity_scores", "classification_scores", "predicted_classes", "class_probabilities",
-    "features", "normal_class_prob",
-}  # fmt: skip
+    "anomaly_scores",
+    "similarity_scores",
+    "classification_scores",
+    "predicted_classes",
+    "class_probabilities",
+    "features",
+    "normal_class_prob",
+}
 
 
 @pytest.fixture

@@ -27,10 +27,17 @@ def predictions(seed, *, count=60, classes=CLASS_NAMES, part="test"):
     logits = generator.normal(size=(count, 6)) + 1.5 * np.eye(6)[targets]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     is_defect = labels != NORMAL_CLASS
-    scores = {name: generator.normal(size=count) + strength * is_defect
-              for name, strength in zip(METHODS, (1.0, 0.2, 2.0), strict=True)}  # fmt: skip
-    rows = pd.DataFrame({"file": [f"{part}/{seed}/{i}" for i in range(count)], "label": labels,
-                         "group": [f"hide {seed}-{i % 4}" for i in range(count)]})  # fmt: skip
+    scores = {
+        name: generator.normal(size=count) + strength * is_defect
+        for name, strength in zip(METHODS, (1.0, 0.2, 2.0), strict=True)
+    }
+    rows = pd.DataFrame(
+        {
+            "file": [f"{part}/{seed}/{i}" for i in range(count)],
+            "label": labels,
+            "group": [f"hide {seed}-{i % 4}" for i in range(count)],
+        }
+    )
     return Predictions(rows, targets, probabilities.argmax(1), probabilities, scores)
 
 

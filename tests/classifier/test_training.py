@@ -282,9 +282,12 @@ def test_tensorboard_has_every_curve(table, config, tmp_path):
     result = train(fresh(config), table, config.but(epochs=2), tmp_path)
     found = events(tmp_path / "logs" / "tiny")
     curves = {
-        "Loss/train": "loss_train", "Loss/val": "loss_val", "Accuracy/train": "acc_train", "Accuracy/val": "acc_val",
+        "Loss/train": "loss_train",
+        "Loss/val": "loss_val",
+        "Accuracy/train": "acc_train",
+        "Accuracy/val": "acc_val",
         "Learning Rate": "lr",
-    }  # fmt: skip
+    }
     assert set(curves) <= set(found.Tags()["scalars"])
     for tag, column in curves.items():
         assert [event.step for event in found.Scalars(tag)] == [1, 2]

@@ -41,30 +41,67 @@ def mvtec(root, *files):
     return root
 
 
-@pytest.mark.parametrize(("folder", "expected"), [
-    *((name, name) for name in CLASS_NAMES),
-    ("loose_grains", "loose_grain"), ("Loose grain", "loose_grain"), ("LooseGrain", "loose_grain"),
-    ("Folding marks", "folding_marks"), ("folding-mark", "folding_marks"), ("Growth mark", "growth_marks"),
-    ("Grain off", "grain_off"), ("non-defective", "non_defective"), ("Non defective", "non_defective"),
-    ("nondefective", "non_defective"), ("Pinholes", "pinhole"), (" PINHOLE ", "pinhole"),
-    ("defective", None), ("grain", None), ("marks", None), ("good", None), ("", None), ("123", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        *((name, name) for name in CLASS_NAMES),
+        ("loose_grains", "loose_grain"),
+        ("Loose grain", "loose_grain"),
+        ("LooseGrain", "loose_grain"),
+        ("Folding marks", "folding_marks"),
+        ("folding-mark", "folding_marks"),
+        ("Growth mark", "growth_marks"),
+        ("Grain off", "grain_off"),
+        ("non-defective", "non_defective"),
+        ("Non defective", "non_defective"),
+        ("nondefective", "non_defective"),
+        ("Pinholes", "pinhole"),
+        (" PINHOLE ", "pinhole"),
+        ("defective", None),
+        ("grain", None),
+        ("marks", None),
+        ("good", None),
+        ("", None),
+        ("123", None),
+    ],
+)
 def test_class_folders_are_matched_forgivingly(folder, expected):
     assert canonical_class_name(folder) == expected
 
 
 def test_index_by_hand(tmp_path, caplog):
-    for file in ("Folding marks/b.png", "Folding marks/a.PNG", "grain_off/x.tif", "Growth mark/x.bmp",
-                 "loose_grains/x.jpg", "non-defective/x.jpeg", "Pinholes/x.webp", "misc/x.png"):  # fmt: skip
+    for file in (
+        "Folding marks/b.png",
+        "Folding marks/a.PNG",
+        "grain_off/x.tif",
+        "Growth mark/x.bmp",
+        "loose_grains/x.jpg",
+        "non-defective/x.jpeg",
+        "Pinholes/x.webp",
+        "misc/x.png",
+    ):
         draw(tmp_path / file)
     (tmp_path / "grain_off" / "Thumbs.db").touch()
     with caplog.at_level(logging.WARNING):
         table = index_images(tmp_path)
-    assert table["file"].tolist() == ["Folding marks/a.PNG", "Folding marks/b.png", "Growth mark/x.bmp",
-                                      "Pinholes/x.webp", "grain_off/x.tif", "loose_grains/x.jpg",
-                                      "non-defective/x.jpeg"]  # fmt: skip
-    assert table["label"].tolist() == ["folding_marks", "folding_marks", "growth_marks", "pinhole", "grain_off",
-                                       "loose_grain", "non_defective"]  # fmt: skip
+    assert table["file"].tolist() == [
+        "Folding marks/a.PNG",
+        "Folding marks/b.png",
+        "Growth mark/x.bmp",
+        "Pinholes/x.webp",
+        "grain_off/x.tif",
+        "loose_grains/x.jpg",
+        "non-defective/x.jpeg",
+    ]
+    assert table["label"].tolist() == [
+        "folding_marks",
+        "folding_marks",
+        "growth_marks",
+        "pinhole",
+        "grain_off",
+        "loose_grain",
+        "non_defective",
+    ]
     assert table["path"].tolist() == [str(tmp_path / file) for file in table["file"]]
     assert table["group"].tolist() == table["file"].tolist()
     assert [str(tmp_path / "misc") in record.getMessage() for record in caplog.records] == [True]
@@ -92,13 +129,19 @@ def test_hides_are_read_as_text(tmp_path):
     assert table["group"].tolist() == ["00", "01"] * 6
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda rows: rows[:-1], "no hide for 1 images, the first is pinhole/1.png"),
-    (lambda rows: [*rows[:-2], "pinhole/0.png,pinhole,", rows[-1]], "no hide for 1 images, the first is pinhole/0.png"),
-    (lambda rows: rows[:1], "no hide for 12 images, the first is folding_marks/0.png"),
-    (lambda rows: [*rows, rows[1]], "lists folding_marks/0.png more than once"),
-    (lambda rows: ["path,label,skin", *rows[1:]], r"no column \['hide'\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "no hide for 1 images, the first is pinhole/1.png"),
+        (
+            lambda rows: [*rows[:-2], "pinhole/0.png,pinhole,", rows[-1]],
+            "no hide for 1 images, the first is pinhole/0.png",
+        ),
+        (lambda rows: rows[:1], "no hide for 12 images, the first is folding_marks/0.png"),
+        (lambda rows: [*rows, rows[1]], "lists folding_marks/0.png more than once"),
+        (lambda rows: ["path,label,skin", *rows[1:]], r"no column \['hide'\]"),
+    ],
+)
 def test_incomplete_hides_are_refused(tmp_path, change, message):
     six_classes(tmp_path)
     rows = ["path,label,hide", *(f"{name}/{number}.png,{name},h{number}" for name in CLASS_NAMES for number in (0, 1))]
@@ -118,7 +161,10 @@ def test_dataset_gives_transformed_images_and_class_indices(tmp_path):
     table = pd.DataFrame({"path": [str(tmp_path / f"{n}.png") for n, _ in rows], "label": [n for n, _ in rows]})
     dataset = LeatherDefectDataset(table, mean_grey)
     assert [(image.item(), target) for image, target in (dataset[i] for i in range(len(dataset)))] == [
-        (10, 5), (20, 0), (30, 4)]  # fmt: skip
+        (10, 5),
+        (20, 0),
+        (30, 4),
+    ]
     (tmp_path / "pinhole.png").write_text("no picture")
     with pytest.raises(UnreadableImageError, match="pinhole.png"):
         dataset[0]
@@ -135,18 +181,26 @@ def test_mvtec_table_by_hand(tmp_path):
     (root / "leather" / "test" / "cut" / "notes.txt").touch()
     table = index_mvtec(root)
     assert table[["file", "part", "defect"]].to_numpy().tolist() == [
-        ["train/good/0.png", "train", "good"], ["test/cut/0.png", "test", "cut"], ["test/good/0.png", "test", "good"]]
+        ["train/good/0.png", "train", "good"],
+        ["test/cut/0.png", "test", "cut"],
+        ["test/good/0.png", "test", "good"],
+    ]
     assert table["mask"].tolist() == ["", str(root / "leather/ground_truth/cut/0_mask.png"), ""]
     assert table["path"].tolist() == [str(root / "leather" / file) for file in table["file"]]
 
 
-@pytest.mark.parametrize(("files", "message"), [
-    (("test/good/0.png",), "leather/train.*leather/train/good"),
-    (("train/odd/0.png", "ground_truth/odd/0_mask.png", "test/good/0.png"), "leather/train"),
-    (("train/good/0.png",), "leather/test"),
-    (("train/good/0.png", "test/cut/7.png", "ground_truth/cut/0_mask.png"),
-     "leather/test/cut/7.png has no ground truth; expected .*ground_truth/cut/7_mask.png"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("test/good/0.png",), "leather/train.*leather/train/good"),
+        (("train/odd/0.png", "ground_truth/odd/0_mask.png", "test/good/0.png"), "leather/train"),
+        (("train/good/0.png",), "leather/test"),
+        (
+            ("train/good/0.png", "test/cut/7.png", "ground_truth/cut/0_mask.png"),
+            "leather/test/cut/7.png has no ground truth; expected .*ground_truth/cut/7_mask.png",
+        ),
+    ],
+)
 def test_mvtec_layout_errors_name_the_place(tmp_path, files, message):
     with pytest.raises(FileNotFoundError, match=message):
         index_mvtec(mvtec(tmp_path, *files))

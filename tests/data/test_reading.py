@@ -39,31 +39,34 @@ def photograph():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(("name", "make", "options", "expected"), [
-    ("grey.png", plain("L", 77), {}, (77, 77, 77)),
-    ("grey.bmp", plain("L", 77), {}, (77, 77, 77)),
-    ("black-and-white.png", plain("1", 1), {}, (255, 255, 255)),
-    ("colour.webp", plain("RGB", (10, 20, 30)), {"lossless": True}, (10, 20, 30)),
-    ("transparent-colour.png", plain("RGB", (10, 20, 30)), {"transparency": (10, 20, 30)}, (255, 255, 255)),
-    ("transparent-grey.png", plain("L", 77), {"transparency": 77}, (255, 255, 255)),
-    ("palette.png", palette, {}, (10, 20, 30)),
-    ("palette-opaque-entry.png", palette, {"transparency": 0}, (10, 20, 30)),
-    ("palette-transparent-entry.png", palette, {"transparency": 1}, (255, 255, 255)),
-    ("clear.png", plain("RGBA", (10, 20, 30, 0)), {}, (255, 255, 255)),
-    ("half-clear.png", plain("RGBA", (0, 100, 200, 51)), {}, (204, 224, 244)),  # a fifth of it, four fifths white
-    ("opaque.png", plain("RGBA", (10, 20, 30, 255)), {}, (10, 20, 30)),
-    ("grey-half-clear.png", plain("LA", (0, 51)), {}, (204, 204, 204)),
-    ("ink.tif", plain("CMYK", (255, 0, 0, 0)), {}, (0, 255, 255)),
-    ("ink.jpg", plain("CMYK", (0, 0, 255, 0)), {"quality": 95}, (255, 255, 0)),
-    ("deep-bright.png", deep(65535), {}, (255, 255, 255)),
-    ("deep-middle.png", deep(128 * 257), {}, (128, 128, 128)),
-    ("deep-dark.png", deep(255), {}, (1, 1, 1)),  # by its type's range, however dark the whole picture is
-    ("deep-middle.tif", deep(128 * 257), {}, (128, 128, 128)),
-    ("deep-dark.tif", deep(255), {}, (1, 1, 1)),
-    ("deep-big-endian.tif", deep(128 * 257, ">u2"), {}, (128, 128, 128)),
-    ("32-bit-with-8.tif", deep(200, "<i4"), {}, (200, 200, 200)),
-    ("32-bit-with-16.tif", deep(128 * 257, "<i4"), {}, (128, 128, 128)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "make", "options", "expected"),
+    [
+        ("grey.png", plain("L", 77), {}, (77, 77, 77)),
+        ("grey.bmp", plain("L", 77), {}, (77, 77, 77)),
+        ("black-and-white.png", plain("1", 1), {}, (255, 255, 255)),
+        ("colour.webp", plain("RGB", (10, 20, 30)), {"lossless": True}, (10, 20, 30)),
+        ("transparent-colour.png", plain("RGB", (10, 20, 30)), {"transparency": (10, 20, 30)}, (255, 255, 255)),
+        ("transparent-grey.png", plain("L", 77), {"transparency": 77}, (255, 255, 255)),
+        ("palette.png", palette, {}, (10, 20, 30)),
+        ("palette-opaque-entry.png", palette, {"transparency": 0}, (10, 20, 30)),
+        ("palette-transparent-entry.png", palette, {"transparency": 1}, (255, 255, 255)),
+        ("clear.png", plain("RGBA", (10, 20, 30, 0)), {}, (255, 255, 255)),
+        ("half-clear.png", plain("RGBA", (0, 100, 200, 51)), {}, (204, 224, 244)),  # a fifth of it, four fifths white
+        ("opaque.png", plain("RGBA", (10, 20, 30, 255)), {}, (10, 20, 30)),
+        ("grey-half-clear.png", plain("LA", (0, 51)), {}, (204, 204, 204)),
+        ("ink.tif", plain("CMYK", (255, 0, 0, 0)), {}, (0, 255, 255)),
+        ("ink.jpg", plain("CMYK", (0, 0, 255, 0)), {"quality": 95}, (255, 255, 0)),
+        ("deep-bright.png", deep(65535), {}, (255, 255, 255)),
+        ("deep-middle.png", deep(128 * 257), {}, (128, 128, 128)),
+        ("deep-dark.png", deep(255), {}, (1, 1, 1)),  # by its type's range, however dark the whole picture is
+        ("deep-middle.tif", deep(128 * 257), {}, (128, 128, 128)),
+        ("deep-dark.tif", deep(255), {}, (1, 1, 1)),
+        ("deep-big-endian.tif", deep(128 * 257, ">u2"), {}, (128, 128, 128)),
+        ("32-bit-with-8.tif", deep(200, "<i4"), {}, (200, 200, 200)),
+        ("32-bit-with-16.tif", deep(128 * 257, "<i4"), {}, (128, 128, 128)),
+    ],
+)
 def test_odd_pictures_become_rgb(tmp_path, name, make, options, expected):
     make().save(tmp_path / name, **options)
     image = load_image(tmp_path / name)
@@ -73,9 +76,19 @@ def test_odd_pictures_become_rgb(tmp_path, name, make, options, expected):
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize(("orientation", "row", "column"), [  # where the stored upper left corner is shown
-    (1, 0, 0), (2, 0, -1), (3, -1, -1), (4, -1, 0), (5, 0, 0), (6, 0, -1), (7, -1, -1), (8, -1, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("orientation", "row", "column"),
+    [  # where the stored upper left corner is shown
+        (1, 0, 0),
+        (2, 0, -1),
+        (3, -1, -1),
+        (4, -1, 0),
+        (5, 0, 0),
+        (6, 0, -1),
+        (7, -1, -1),
+        (8, -1, 0),
+    ],
+)
 def test_exif_rotation_is_applied(tmp_path, form, orientation, row, column):
     image, exif = plain("RGB", (0, 0, 0))(), Image.Exif()
     image.putpixel((0, 0), (255, 255, 255))
@@ -94,15 +107,18 @@ def test_exif_rotation_of_a_jpeg(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@pytest.mark.parametrize(("name", "content"), [
-    ("truncated.jpg", encoded(photograph(), "JPEG")[:-200]),
-    ("truncated.png", encoded(photograph(), "PNG")[:-200]),
-    ("truncated.tif", encoded(photograph(), "TIFF", compression="tiff_lzw")[:2000]),
-    ("header only.webp", encoded(photograph(), "WEBP")[:40]),
-    ("empty.png", b""),
-    ("text.jpg", b"<html>404 Not Found</html>"),
-    ("missing.jpg", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("truncated.jpg", encoded(photograph(), "JPEG")[:-200]),
+        ("truncated.png", encoded(photograph(), "PNG")[:-200]),
+        ("truncated.tif", encoded(photograph(), "TIFF", compression="tiff_lzw")[:2000]),
+        ("header only.webp", encoded(photograph(), "WEBP")[:40]),
+        ("empty.png", b""),
+        ("text.jpg", b"<html>404 Not Found</html>"),
+        ("missing.jpg", None),
+    ],
+)
 def test_unreadable_files_are_named(tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -115,8 +131,10 @@ def test_a_folder_is_no_image(tmp_path):
         load_image(tmp_path)
 
 
-@pytest.mark.parametrize(("form", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}),
-                                               ("WEBP", {"lossless": True}), ("BMP", {})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {})],
+)
 def test_damaged_bytes_give_a_picture_or_the_one_error(tmp_path, form, options):
     content, generator, refused = encoded(photograph(), form, **options), np.random.default_rng(0), 0
     for length in np.linspace(0, len(content) - 1, 30).astype(int):

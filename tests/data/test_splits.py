@@ -47,8 +47,9 @@ def audited(request):
     return pd.DataFrame(rows, columns=["file", "label", "group", "copy_of"])
 
 
-@pytest.mark.parametrize(("images", "test", "validation"), [(7, 1, 1), (10, 2, 1), (60, 12, 5), (100, 20, 8),
-                                                            (600, 120, 48)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("images", "test", "validation"), [(7, 1, 1), (10, 2, 1), (60, 12, 5), (100, 20, 8), (600, 120, 48)]
+)
 def test_random_split_by_hand(images, test, validation):
     table = split_index(table_of(dict.fromkeys(CLASS_NAMES, images)), "random-80-20", seed=1)
     expected = {"test": test, "validation": validation, "train": images - test - validation}
@@ -74,8 +75,9 @@ def test_no_group_is_on_two_sides(seed):
     assert set(table["part"]) == set(PARTS) and table["part"].notna().all()
 
 
-@pytest.mark.parametrize(("hides", "expected"), [(3, (1, 1, 1)), (5, (1, 1, 3)), (10, (2, 2, 6)), (15, (3, 3, 9)),
-                                                 (100, (20, 20, 60))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("hides", "expected"), [(3, (1, 1, 1)), (5, (1, 1, 3)), (10, (2, 2, 6)), (15, (3, 3, 9)), (100, (20, 20, 60))]
+)
 def test_hide_split_shares_equal_hides_out_by_hand(hides, expected):
     table = split_index(table_of({"pinhole": 4 * hides}, groups=hides), "hide-60-20-20")
     found = table.groupby("part")["group"].nunique()
@@ -94,16 +96,27 @@ def test_random_split_puts_hides_on_both_sides_as_it_says():
     assert (table.groupby("group")["part"].nunique() > 1).all()
 
 
-@pytest.mark.parametrize(("table", "protocol", "message"), [
-    (table_of({"pinhole": 9, "grain_off": 9}), "random", "'random'.*random-80-20.*hide-60-20-20"),
-    (table_of(dict.fromkeys(CLASS_NAMES, 1)), "random-80-20", "no image of folding_marks for .* has 1 images"),
-    (table_of({"pinhole": 60, "grain_off": 6}), "random-80-20", "no image of grain_off for validation.*has 6 images"),
-    (table_of({"pinhole": 60, "grain_off": 2}), "random-80-20", "no image of grain_off for validation.*has 2 images"),
-    (table_of({"pinhole": 60}, groups=2), "hide-60-20-20", "at least 3 groups; there are 2"),
-    (table_of({"pinhole": 60, "grain_off": 1}, groups=9), "hide-60-20-20", "grain_off.*1 images in 1 groups"),
-    (table_of({"pinhole": 60}), "hide-60-20-20", "every image is its own group.*hides.csv.*random-80-20"),
-    (table_of({"pinhole": 9}).assign(group=[None, "a", "b"] * 3), "hide-60-20-20", "group; 3 have none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("table", "protocol", "message"),
+    [
+        (table_of({"pinhole": 9, "grain_off": 9}), "random", "'random'.*random-80-20.*hide-60-20-20"),
+        (table_of(dict.fromkeys(CLASS_NAMES, 1)), "random-80-20", "no image of folding_marks for .* has 1 images"),
+        (
+            table_of({"pinhole": 60, "grain_off": 6}),
+            "random-80-20",
+            "no image of grain_off for validation.*has 6 images",
+        ),
+        (
+            table_of({"pinhole": 60, "grain_off": 2}),
+            "random-80-20",
+            "no image of grain_off for validation.*has 2 images",
+        ),
+        (table_of({"pinhole": 60}, groups=2), "hide-60-20-20", "at least 3 groups; there are 2"),
+        (table_of({"pinhole": 60, "grain_off": 1}, groups=9), "hide-60-20-20", "grain_off.*1 images in 1 groups"),
+        (table_of({"pinhole": 60}), "hide-60-20-20", "every image is its own group.*hides.csv.*random-80-20"),
+        (table_of({"pinhole": 9}).assign(group=[None, "a", "b"] * 3), "hide-60-20-20", "group; 3 have none"),
+    ],
+)
 def test_impossible_splits_are_refused(table, protocol, message):
     with pytest.raises(ValueError, match=message):
         split_index(table, protocol)
@@ -264,10 +277,15 @@ def test_all_training_images_are_the_published_protocol():
     assert len(normals) == 245 and len(test) == 35
 
 
-@pytest.mark.parametrize(("protocol", "message"), [
-    ("mvtec-full", "all 245 .* there are 4"), ("5-shot", "needs 5 .* there are 4"), ("0-shot", "expected mvtec-full"),
-    ("shot", "expected mvtec-full"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ("mvtec-full", "all 245 .* there are 4"),
+        ("5-shot", "needs 5 .* there are 4"),
+        ("0-shot", "expected mvtec-full"),
+        ("shot", "expected mvtec-full"),
+    ],
+)
 def test_impossible_mvtec_protocols_are_refused(protocol, message):
     with pytest.raises(ValueError, match=message):
         mvtec_split(mvtec(), protocol)

@@ -130,9 +130,7 @@ def test_tiling_hides_no_defect_at_a_border_between_tiles(backbone):
 
 def test_a_large_picture_never_reaches_the_network_whole(backbone, monkeypatch):
     seen, tokens = [], backbone.tokens
-    monkeypatch.setattr(
-        backbone, "tokens", lambda images, **o: seen.append(tuple(images.shape)) or tokens(images, **o)
-    )
+    monkeypatch.setattr(backbone, "tokens", lambda images, **o: seen.append(tuple(images.shape)) or tokens(images, **o))
     bank = build(backbone, [leather(1)], settings())
     seen.clear()
     large = PatchBank(Encoder(backbone, settings(side=600)), bank.rows).patch_map(leather(2, 900, 600))
@@ -204,10 +202,18 @@ def test_defaults_enlarge_small_pictures_and_tile_large_ones(backbone):
     assert (large.side, large.tile) == (768, 96)
 
 
-@pytest.mark.parametrize("options", [
-    {"overlap": 1.0}, {"overlap": -0.1}, {"neighbours": 0}, {"limit": 0}, {"side": 0}, {"blocks": ()},
-    {"coreset": "best"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overlap": 1.0},
+        {"overlap": -0.1},
+        {"neighbours": 0},
+        {"limit": 0},
+        {"side": 0},
+        {"blocks": ()},
+        {"coreset": "best"},
+    ],
+)
 def test_settings_outside_their_range_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         settings(**options)

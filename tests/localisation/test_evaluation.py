@@ -36,9 +36,17 @@ def test_metrics_by_hand(crafted):
 def test_every_main_figure_has_an_interval_around_it(crafted):
     found = localisation_metrics(crafted)
     assert set(found["intervals"]) == {
-        "image_auroc", "image_ap", "image_f1", "image_accuracy_at_threshold", "pixel_auroc", "pixel_ap",
-        "pixel_f1_max", "aupro_30", "pixel_f1_at_threshold", "iou_at_threshold",
-    }  # fmt: skip
+        "image_auroc",
+        "image_ap",
+        "image_f1",
+        "image_accuracy_at_threshold",
+        "pixel_auroc",
+        "pixel_ap",
+        "pixel_f1_max",
+        "aupro_30",
+        "pixel_f1_at_threshold",
+        "iou_at_threshold",
+    }
     for name, (low, high) in found["intervals"].items():
         assert 0 <= low <= found[name] <= high <= 1
 

@@ -59,12 +59,15 @@ def test_pixel_metrics_by_hand():
     assert all(type(value) is float for value in found.values())
 
 
-@pytest.mark.parametrize(("limit", "name", "expected"), [
-    (1.0, "aupro_100", 0.5 * 0.5 + 0.5 * 1),
-    (0.5, "aupro_50", 0.5),
-    (0.75, "aupro_75", (0.5 * 0.5 + 0.25 * 1) / 0.75),
-    (0.001, "aupro_0.1", 0.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("limit", "name", "expected"),
+    [
+        (1.0, "aupro_100", 0.5 * 0.5 + 0.5 * 1),
+        (0.5, "aupro_50", 0.5),
+        (0.75, "aupro_75", (0.5 * 0.5 + 0.25 * 1) / 0.75),
+        (0.001, "aupro_0.1", 0.5),
+    ],
+)
 def test_overlap_limit_by_hand_and_at_its_ends(limit, name, expected):
     found = pixel_metrics(*FOUR, false_positive_limit=limit)
     assert found[name] == pytest.approx(expected) and set(found) == NAMES - {"aupro_30"} | {name}
@@ -111,8 +114,9 @@ def test_equal_scores_are_handled_together():
     _, masks = blobs(0)
     found = pixel_metrics(np.full(masks.shape, 0.7), masks)
     share = masks.mean()
-    assert found == pytest.approx({"pixel_auroc": 0.5, "pixel_ap": share, "pixel_f1_max": 2 * share / (1 + share),
-                                   "aupro_30": 0.3 / 2})  # fmt: skip
+    assert found == pytest.approx(
+        {"pixel_auroc": 0.5, "pixel_ap": share, "pixel_f1_max": 2 * share / (1 + share), "aupro_30": 0.3 / 2}
+    )
 
 
 def test_order_and_monotone_maps_and_number_types_change_nothing():
@@ -183,18 +187,26 @@ def test_a_whole_test_set_takes_seconds():
     assert time.process_time() - started < 10
 
 
-@pytest.mark.parametrize("function", [
-    pixel_metrics, best_pixel_threshold, lambda *a: pixel_intervals(*a, threshold=0.5),
-])  # fmt: skip
-@pytest.mark.parametrize(("maps", "masks", "message"), [
-    (np.zeros((1, 2, 3)), np.zeros((1, 3, 2)), r"\(1, 2, 3\).*\(1, 3, 2\)"),
-    (np.zeros((2, 3)), np.zeros((2, 3)), r"expected the same \(n, h, w\)"),
-    (np.array([[[0, np.nan]]]), np.array([[[0, 1]]]), "not finite"),
-    (np.array([[[0, -np.inf]]]), np.array([[[0, 1]]]), "not finite"),
-    (np.zeros((1, 2, 2)), np.zeros((1, 2, 2)), "only one kind"),
-    (np.zeros((1, 2, 2)), np.ones((1, 2, 2)), "only one kind"),
-    (np.zeros((0, 2, 2)), np.zeros((0, 2, 2)), "only one kind"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [
+        pixel_metrics,
+        best_pixel_threshold,
+        lambda *a: pixel_intervals(*a, threshold=0.5),
+    ],
+)
+@pytest.mark.parametrize(
+    ("maps", "masks", "message"),
+    [
+        (np.zeros((1, 2, 3)), np.zeros((1, 3, 2)), r"\(1, 2, 3\).*\(1, 3, 2\)"),
+        (np.zeros((2, 3)), np.zeros((2, 3)), r"expected the same \(n, h, w\)"),
+        (np.array([[[0, np.nan]]]), np.array([[[0, 1]]]), "not finite"),
+        (np.array([[[0, -np.inf]]]), np.array([[[0, 1]]]), "not finite"),
+        (np.zeros((1, 2, 2)), np.zeros((1, 2, 2)), "only one kind"),
+        (np.zeros((1, 2, 2)), np.ones((1, 2, 2)), "only one kind"),
+        (np.zeros((0, 2, 2)), np.zeros((0, 2, 2)), "only one kind"),
+    ],
+)
 def test_unusable_maps_are_refused(function, maps, masks, message):
     with pytest.raises(ValueError, match=message):
         function(maps, masks)

@@ -41,9 +41,14 @@ def test_small_regions_can_be_left_out():
     assert [region.area for region in find_regions(values, 0.5, smallest=2)] == [4]
 
 
-@pytest.mark.parametrize(("values", "threshold", "message"), [
-    (np.zeros(4), 0.5, "shape"), (np.full((2, 2), np.nan), 0.5, "finite"), (np.zeros((2, 2)), 0.0, "threshold is 0.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "threshold", "message"),
+    [
+        (np.zeros(4), 0.5, "shape"),
+        (np.full((2, 2), np.nan), 0.5, "finite"),
+        (np.zeros((2, 2)), 0.0, "threshold is 0.0"),
+    ],
+)
 def test_what_makes_no_sense_is_refused(values, threshold, message):
     with pytest.raises(ValueError, match=message):
         find_regions(values, threshold)

@@ -15,16 +15,24 @@ from src.localisation.localise import Localisation, localise
 from src.localisation.report import write_mvtec_reports
 
 FILES = {
-    "validacion_visual_mvtec.png", "imagenes_ejemplo_mvtec.png", "visual_validation_summary.txt", "mvtec_metrics.json",
-}  # fmt: skip
+    "validacion_visual_mvtec.png",
+    "imagenes_ejemplo_mvtec.png",
+    "visual_validation_summary.txt",
+    "mvtec_metrics.json",
+}
 
 
 def test_pictures_are_chosen_by_rule(crafted):
     found = crafted
     many = Localisation(
-        "4-shot", pd.DataFrame({"defect": ["good", "good", "cut", "cut", "cut"]}), found.maps[[0, 1, 2, 2, 2]],
-        found.masks[[0, 1, 2, 2, 2]], np.array([0.2, 0.5, 0.9, 0.3, 0.6]), crafted.thresholds, {},
-    )  # fmt: skip
+        "4-shot",
+        pd.DataFrame({"defect": ["good", "good", "cut", "cut", "cut"]}),
+        found.maps[[0, 1, 2, 2, 2]],
+        found.masks[[0, 1, 2, 2, 2]],
+        np.array([0.2, 0.5, 0.9, 0.3, 0.6]),
+        crafted.thresholds,
+        {},
+    )
     assert report._chosen_rows(found) == [(2, "highest"), (3, "highest"), (1, "highest normal")]
     rules = {2: "highest", 4: "median", 3: "lowest", 1: "highest normal"}
     assert dict(report._chosen_rows(many)) == rules
@@ -33,10 +41,14 @@ def test_pictures_are_chosen_by_rule(crafted):
 def test_misses_and_false_alarms_are_shown_too(crafted):
     count = 12
     found = Localisation(
-        "4-shot", pd.DataFrame({"defect": ["good"] * count + ["cut"] * count}), np.zeros((2 * count, 4, 4)),
-        np.zeros((2 * count, 4, 4), bool), np.r_[np.linspace(1, 2, count), np.linspace(0, 0.4, count)],
-        crafted.thresholds, {},
-    )  # fmt: skip
+        "4-shot",
+        pd.DataFrame({"defect": ["good"] * count + ["cut"] * count}),
+        np.zeros((2 * count, 4, 4)),
+        np.zeros((2 * count, 4, 4), bool),
+        np.r_[np.linspace(1, 2, count), np.linspace(0, 0.4, count)],
+        crafted.thresholds,
+        {},
+    )
     found.maps[:count] = 1  # every normal image alarms, every cut is missed
     rows = report._chosen_rows(found)
     rules = ["highest", "median", "lowest", "highest normal", *3 * ["missed"], *3 * ["alarm"]]
@@ -50,10 +62,12 @@ def test_every_report_is_written_under_its_name(backbone, normals, test_rows, tm
     settings = default_settings(backbone, Image.new("RGB", (96, 96)))
     found = localise(backbone, normals, test_rows, protocol="4-shot", settings=settings, device=torch.device("cpu"))
     content = {
-        "protocols": {"4-shot": localisation_metrics(found)}, "classifier_scores": {},
-        "brightness_control_image_auroc": brightness_control(test_rows), "run": {"seed": 42},
+        "protocols": {"4-shot": localisation_metrics(found)},
+        "classifier_scores": {},
+        "brightness_control_image_auroc": brightness_control(test_rows),
+        "run": {"seed": 42},
         "attention": {"cls": {"pixel_auroc": 0.625, "pixel_ap": 0.125, "aupro_30": 0.25}},
-    }  # fmt: skip
+    }
     folder = tmp_path / "resultados_mvtec_visual"
     written = write_mvtec_reports(found, content, folder, about="tiny, test_vit")
     assert {path.name for path in folder.iterdir()} == FILES == {path.name for path in written}
@@ -65,11 +79,32 @@ def test_every_report_is_written_under_its_name(backbone, normals, test_rows, tm
     entry = json.loads((folder / "mvtec_metrics.json").read_text())["protocols"]["4-shot"]
     assert entry == json.loads(json.dumps(content["protocols"]["4-shot"]))
     assert set(entry) >= {
-        "image_auroc", "image_ap", "image_f1", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_30",
-        "pixel_f1_at_threshold", "iou_at_threshold", "intervals", "pixel_threshold", "pixel_threshold_source",
-        "image_threshold", "image_threshold_source", "oracle", "n", "per_defect", "protocol", "backbone", "blocks",
-        "side", "bank_patches", "images_per_second", "seed", "normal_images",
-    }  # fmt: skip
+        "image_auroc",
+        "image_ap",
+        "image_f1",
+        "pixel_auroc",
+        "pixel_ap",
+        "pixel_f1_max",
+        "aupro_30",
+        "pixel_f1_at_threshold",
+        "iou_at_threshold",
+        "intervals",
+        "pixel_threshold",
+        "pixel_threshold_source",
+        "image_threshold",
+        "image_threshold_source",
+        "oracle",
+        "n",
+        "per_defect",
+        "protocol",
+        "backbone",
+        "blocks",
+        "side",
+        "bank_patches",
+        "images_per_second",
+        "seed",
+        "normal_images",
+    }
     assert entry["image_auroc"] == 1 and entry["pixel_auroc"] > 0.9 and set(entry["per_defect"]) == {"cut", "glue"}
 
     text = (folder / "visual_validation_summary.txt").read_text()

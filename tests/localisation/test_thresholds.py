@@ -52,10 +52,12 @@ def literal_painted(backbone, paths, chosen):
 
 def test_settings_are_chosen_by_pixel_ap_on_painted_defects(backbone, normals):
     candidates = [
-        settings(backbone, blocks=(0,)), settings(backbone, blocks=(0, 2)),
-        settings(backbone, blocks=(2,), neighbours=2), settings(backbone, turns=True),
+        settings(backbone, blocks=(0,)),
+        settings(backbone, blocks=(0, 2)),
+        settings(backbone, blocks=(2,), neighbours=2),
+        settings(backbone, turns=True),
         settings(backbone, side=64, smoothing=1.0),
-    ]  # fmt: skip
+    ]
     best, scores = choose_settings(backbone, Normals.load(normals, "a test"), candidates)
     for candidate, score in zip(candidates, scores, strict=True):
         maps, masks = literal_painted(backbone, normals, candidate)

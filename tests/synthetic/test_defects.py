@@ -75,10 +75,15 @@ def test_a_larger_scale_covers_more():
     assert mean_area(0.5) < mean_area(1.0) < mean_area(2.0)
 
 
-@pytest.mark.parametrize("image", [
-    np.zeros((64, 64, 3)), np.zeros((64, 64), np.uint8),
-    np.zeros((64, 64, 4), np.uint8), np.zeros((31, 64, 3), np.uint8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((64, 64, 3)),
+        np.zeros((64, 64), np.uint8),
+        np.zeros((64, 64, 4), np.uint8),
+        np.zeros((31, 64, 3), np.uint8),
+    ],
+)
 def test_refuses_other_images(image):
     with pytest.raises(ValueError, match="expected uint8"):
         add_synthetic_defect(image, np.random.default_rng(0))

@@ -16,9 +16,12 @@ from src.synthetic.defects import DEFECT_KINDS
 from src.synthetic.sample import MVTEC_COUNTS, write_sample
 
 SMALL = {
-    "images_per_class": 30, "size": 64, "mvtec_size": 64, "progress": False,
+    "images_per_class": 30,
+    "size": 64,
+    "mvtec_size": 64,
+    "progress": False,
     "mvtec_counts": {"train/good": 3, "test/good": 2} | {f"test/{kind}": 2 for kind in DEFECT_KINDS},
-}  # fmt: skip
+}
 TINY = SMALL | {"images_per_class": 15, "size": 32, "mvtec_size": 32}
 
 
@@ -147,10 +150,17 @@ def test_never_overwrites_what_is_there(tmp_path):
     assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("wrong", [
-    {"images_per_class": 0}, {"images_per_class": 13}, {"size": 31}, {"mvtec_size": 31},
-    {"mvtec_counts": {"test/scratch": 1}}, {"mvtec_counts": {"test/cut": -1}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"images_per_class": 0},
+        {"images_per_class": 13},
+        {"size": 31},
+        {"mvtec_size": 31},
+        {"mvtec_counts": {"test/scratch": 1}},
+        {"mvtec_counts": {"test/cut": -1}},
+    ],
+)
 def test_refuses_wrong_numbers(tmp_path, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         write_sample(tmp_path / "sample", **TINY | wrong)
@@ -159,9 +169,14 @@ def test_refuses_wrong_numbers(tmp_path, wrong):
 
 def test_default_counts():
     assert MVTEC_COUNTS == {
-        "train/good": 40, "test/good": 12,
-        "test/color": 8, "test/cut": 8, "test/fold": 8, "test/glue": 8, "test/poke": 8,
-    }  # fmt: skip
+        "train/good": 40,
+        "test/good": 12,
+        "test/color": 8,
+        "test/cut": 8,
+        "test/fold": 8,
+        "test/glue": 8,
+        "test/poke": 8,
+    }
 
 
 def test_colour_tells_little_about_the_class(sample):
@@ -174,12 +189,19 @@ def test_colour_tells_little_about_the_class(sample):
     assert accuracy < 0.5  # chance is 0.167; at 224 pixels and 60 images a class it is 0.33
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("leather_defect_classification/loose_grain/loose_grain_001.png", [
-        36.2, 36.4, 41.2, 44.5, 35.1, 37.5, 38.8, 40.6, 35.1, 38.6, 39.4, 40.9, 38.8, 39.2, 39.1, 41.2]),
-    ("mvtec/leather/test/glue/000.png", [
-        64.0, 63.8, 64.6, 65.8, 65.7, 59.7, 61.6, 62.8, 68.3, 66.0, 65.6, 65.5, 68.3, 66.1, 67.7, 65.3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        (
+            "leather_defect_classification/loose_grain/loose_grain_001.png",
+            [36.2, 36.4, 41.2, 44.5, 35.1, 37.5, 38.8, 40.6, 35.1, 38.6, 39.4, 40.9, 38.8, 39.2, 39.1, 41.2],
+        ),
+        (
+            "mvtec/leather/test/glue/000.png",
+            [64.0, 63.8, 64.6, 65.8, 65.7, 59.7, 61.6, 62.8, 68.3, 66.0, 65.6, 65.5, 68.3, 66.1, 67.7, 65.3],
+        ),
+    ],
+)
 def test_fingerprint(sample, name, expected):
     """Means of 4 x 4 blocks of the green channel; a change here means `_VERSION` must be raised."""
     blocks = pixels(sample / name)[..., 1].reshape(4, 16, 4, 16).mean(axis=(1, 3))

@@ -43,8 +43,13 @@ def report():
 
 def test_files_are_written_and_say_the_same(report, tmp_path):
     written = write_baselines(report, tmp_path)
-    assert [path.name for path in written] == ["baselines.json", "baselines.md", "usual_and_honest.png",
-                                               "reliability.png", "confusion_hide_5fold.png"]  # fmt: skip
+    assert [path.name for path in written] == [
+        "baselines.json",
+        "baselines.md",
+        "usual_and_honest.png",
+        "reliability.png",
+        "confusion_hide_5fold.png",
+    ]
     assert all(path.stat().st_size > 200 for path in written)
     assert json.loads(written[0].read_text())["rows"].keys() == report["rows"].keys()
     assert not plt.get_fignums()

@@ -100,8 +100,15 @@ def test_rows_are_named_and_only_training_by_hours_waits_to_be_asked_for(images)
     colours = pd.DataFrame(0.0, index=images.index, columns=list(COLOUR_NUMBERS))
     rows = table_rows(images.join(colours), HONEST)
     assert [row.name for row in rows] == [
-        "colour", "sharpness", "texture", "frozen", "frozen-blocks", "honest", "cnn", "fine-tuned",
-    ]  # fmt: skip
+        "colour",
+        "sharpness",
+        "texture",
+        "frozen",
+        "frozen-blocks",
+        "honest",
+        "cnn",
+        "fine-tuned",
+    ]
     assert [row.name for row in rows if row.slow] == ["cnn", "fine-tuned"]
     assert rows[0].create().answer  # the others read pictures
 
@@ -121,8 +128,10 @@ def test_the_honest_recipe_takes_what_helps(images, numbers):
 
 def test_slow_rows_are_filled_on_the_two_leading_protocols_alone(images, numbers, tmp_path, monkeypatch):
     monkeypatch.setattr(table, "protocol_report", lambda answers, protocol, seed: sorted(answers))
-    rows = [Row(name, name, lambda: NumbersRecipe(numbers, (LogisticRegression(),)), slow=name == "slow")
-            for name in ("quick", "slow")]  # fmt: skip
+    rows = [
+        Row(name, name, lambda: NumbersRecipe(numbers, (LogisticRegression(),)), slow=name == "slow")
+        for name in ("quick", "slow")
+    ]
     chosen = (USUAL, HONEST_PROTOCOL, "within-hide")
     report = fill_table(images, rows, chosen, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
     assert [list(row["protocols"]) for row in report["rows"].values()] == [list(chosen), [USUAL, HONEST_PROTOCOL]]
