@@ -6,29 +6,30 @@ NOTEBOOKS := 1.0.download-datasets 2.0-EDA-Leather-Defect-dataset 3.0-EDA-MVTec-
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab tensorboard sample strip clean
+.PHONY: help setup demo test lint lab tensorboard sample baselines strip clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(BIN)/.installed: requirements.txt
+$(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet '.[full]'
 	touch $@
 
 $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-setup: $(BIN)/.installed ## Make .venv and install requirements.txt (about 6 GB, minutes)
+setup: $(BIN)/.installed ## Make .venv and install the package with all extras (about 6 GB, minutes)
 
 demo: $(BIN)/.installed ## Run the four notebooks on the built-in sample; reports/sample, reports/notebooks
 	@mkdir -p reports/notebooks
 	@for notebook in $(NOTEBOOKS); do \
 	  echo "== $$notebook"; \
 	  LEATHER_SOURCE=sample $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute \
+	    --KernelManager.transport=ipc \
 	    --NotebookExporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor \
 	    --CoalesceStreamsPreprocessor.enabled=True --output-dir reports/notebooks "$$notebook.ipynb" || exit 1; \
 	done
@@ -51,6 +52,9 @@ tensorboard: $(BIN)/.installed ## Watch the trainings in logs/
 
 sample: $(BIN)/.installed ## Only make the built-in sample data
 	$(BIN)/python -m src.data.download --source sample
+
+baselines: $(BIN)/.installed ## Fill the table of baselines, 25 minutes on two cores (needs the six-class set and 2.0)
+	$(BIN)/python -m benchmarks.baselines
 
 strip: $(BIN)/.installed-dev ## Take the outputs out of the notebooks
 	$(BIN)/nbstripout *.ipynb

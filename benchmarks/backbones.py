@@ -5,7 +5,7 @@ leather, and weights of timm's ``vit_small_patch14_dinov2``. Backbones stay froz
 make the features (class token, mean and deviation of the patches), the same blocks for all, fixed beforehand.
 
 Six-class set: logistic regression on 512 principal components, its strength chosen on validation images, (a) on the
-published random 80/20 split, (b) on five folds that keep hides apart, hides found by colour (`eda.hides`), the strength
+published random 80/20 split, (b) on five folds that keep hides apart, hides from notebook 2.0's list, the strength
 chosen on other hides.
 MVTec AD: bank of patch tokens of the normal training images, input 448 px, the block chosen on painted defects.
 Speed: forward pass of 32 images at 224 px, float32, the two networks in turns, median. Writes
@@ -34,13 +34,14 @@ from tqdm import tqdm
 from src.backbone.vit import Backbone
 from src.classifier.features import compute_features
 from src.classifier.model import ViTMultiClassClassifier, create_model
-from src.config import KAGGLE_FOLDER, MVTEC_FOLDER, SAMPLE, Config, paths
-from src.data.images import index_images, index_mvtec, load_image, load_mask
-from src.data.splits import protocol_name, split_index
+from src.config import MVTEC_FOLDER, SAMPLE, Config, paths
+from src.data.download import run_name
+from src.data.mvtec import index_mvtec, protocol_name
+from src.data.pictures import load_image, load_mask
+from src.data.splits import split_index
+from src.data.tables import IMAGE_LIST, Classes, class_root, classes_of, read_image_list
 from src.eda.audit import COLOUR_NUMBERS
-from src.eda.copies import exact_copies
 from src.eda.describe import describe_images
-from src.eda.hides import group_hides
 from src.files import markdown_rows, write_results
 from src.localisation.encoder import BankSettings
 from src.localisation.localise import localise
@@ -85,9 +86,10 @@ def localisation(backbone: Backbone, mvtec: pd.DataFrame) -> dict[str, object]:
     protocol = protocol_name(len(normals))
     depth = backbone.depth
     candidates = [BankSettings(blocks=(block,), side=448, tile=448) for block in range(1, depth)]
-    settings, scores = choose_settings(backbone, Normals.load(normals, protocol), candidates)
-    found = localise(backbone, normals, test, protocol=protocol, settings=settings)
-    return {"block": settings.blocks[0], "painted_ap": max(scores), **_pixels(found.maps, found.masks)}
+    choice = choose_settings(backbone, Normals.load(normals, protocol), candidates)
+    localised = localise(backbone, normals, test, protocol=protocol, settings=choice.settings)
+    pixels = _pixels(localised.maps, localised.masks)
+    return {"block": choice.settings.blocks[0], "painted_ap": max(choice.scores), **pixels}
 
 
 def colour_maps(mvtec: pd.DataFrame) -> dict[str, object]:
@@ -126,11 +128,11 @@ def forward_rates(models: dict[str, ViTMultiClassClassifier], repeats: int = 7) 
     return {name: 32 / statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def loading_seconds(config: Config) -> float:
+def loading_seconds(config: Config, classes: Classes) -> float:
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        create_model(config)
+        create_model(config, classes)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 
@@ -142,20 +144,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
 
-    table = split_index(index_images(options.data / KAGGLE_FOLDER), "random-80-20", seed=SEED)
+    images = read_image_list(class_root(options.data), paths.eda_of(run_name(options.data)) / IMAGE_LIST)
+    table, classes = split_index(images, "random-80-20", seed=SEED), classes_of(images)
     described = describe_images(table)
-    if (table["group"] == table["file"]).all():
-        table["group"] = group_hides(described, copies=exact_copies(table))
     mvtec = index_mvtec(options.data / MVTEC_FOLDER)
     shipped = SAMPLE.but(feature_blocks=BLOCKS)
     teacher = shipped.but(backbone="vit_small_patch14_dinov2", weights=options.teacher, image_size=224)
     models = {
-        "teacher, DINOv2 ViT-S/14": create_model(teacher),
-        "shipped ViT-Ti/16": create_model(shipped),
-        "random ViT-Ti/16": create_model(shipped, pretrained=False),
+        "teacher, DINOv2 ViT-S/14": create_model(teacher, classes),
+        "shipped ViT-Ti/16": create_model(shipped, classes),
+        "random ViT-Ti/16": create_model(shipped, classes, pretrained=False),
     }
     rates = forward_rates(models)
-    loading = {"teacher, DINOv2 ViT-S/14": loading_seconds(teacher), "shipped ViT-Ti/16": loading_seconds(shipped)}
+    loading = {
+        "teacher, DINOv2 ViT-S/14": loading_seconds(teacher, classes),
+        "shipped ViT-Ti/16": loading_seconds(shipped, classes),
+    }
     logistic = [
         make_pipeline(
             StandardScaler(),

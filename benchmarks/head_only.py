@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 
 from src.backbone.device import autocast, choose_device, choose_precision
+from src.classifier.features import PictureDataset
 from src.classifier.model import ViTMultiClassClassifier, create_model
 from src.classifier.training import train_model
 from src.config import KAGGLE_FOLDER, SAMPLE, paths
-from src.data.images import LeatherDefectDataset, index_images
 from src.data.splits import split_index
+from src.data.tables import classes_of, index_images
 
 BATCH = 64
 
@@ -58,10 +59,11 @@ def main() -> None:
         image_size=options.image_size,
         epochs=options.epochs,
     )
-    table = split_index(index_images(options.data), "random-80-20", seed=config.seed)
+    images = index_images(options.data)
+    table, classes = split_index(images, "random-80-20", seed=config.seed), classes_of(images)
     table["part"] = table["part"].replace("test", "train")  # all images are learned from: this is about time
-    model = create_model(config)
-    dataset = LeatherDefectDataset(table.iloc[:BATCH], model.transform)
+    model = create_model(config, classes)
+    dataset = PictureDataset(table.iloc[:BATCH], model.transform)
     batch = torch.stack([dataset[i][0] for i in range(BATCH)])
     forward_seconds(model, batch, BATCH)  # warm-up
 

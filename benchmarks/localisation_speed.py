@@ -30,8 +30,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from src.backbone.vit import Backbone, load_backbone
 from src.config import MVTEC_FOLDER, paths
-from src.data.images import index_mvtec, load_image, load_mask
-from src.data.splits import mvtec_split
+from src.data.mvtec import index_mvtec, mvtec_split
+from src.data.pictures import load_image, load_mask
 from src.files import markdown_rows, write_results
 from src.localisation.bank import PatchBank
 from src.localisation.encoder import Encoder
@@ -123,7 +123,7 @@ def main() -> None:
     normals = list(normals["path"])
     backbone = load_backbone(options.backbone, options.weights, image_size=448)
     backbone.network.eval()
-    settings, _ = choose_settings(backbone, Normals.load(normals, PROTOCOL))
+    settings = choose_settings(backbone, Normals.load(normals, PROTOCOL)).settings
     side, seen = settings.side, list(test["path"][:: len(test) // SEEN][:SEEN])
     methods = {"ours": ours(backbone, normals, settings)}
     quality = {}

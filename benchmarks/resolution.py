@@ -35,7 +35,8 @@ from skimage.measure import label
 from tqdm import tqdm
 
 from src.backbone.vit import Backbone, load_backbone
-from src.data.images import index_mvtec, load_image, load_mask
+from src.data.mvtec import index_mvtec
+from src.data.pictures import load_image, load_mask
 from src.files import markdown_rows, write_results
 from src.localisation.bank import PatchBank
 from src.localisation.encoder import Encoder, default_settings
@@ -60,10 +61,10 @@ class Seen:
         if blocks:
             settings = replace(default_settings(backbone, pictures.wholes[0]), blocks=blocks)
         else:
-            settings, _ = choose_settings(backbone, pictures)
+            settings = choose_settings(backbone, pictures).settings
         encoder = pictures.encoder(backbone, settings)
         rows = pictures.rows(encoder)
-        self.threshold, _, _ = choose_pixel_threshold(pictures, encoder, rows)
+        self.threshold = choose_pixel_threshold(pictures, encoder, rows).value
         self.bank = pictures.whole_bank(encoder, rows)
 
     def _save(self, path: str, file: Path) -> str:

@@ -8,7 +8,6 @@ out. Each finished run is a file in the output folder, so an interrupted study g
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -20,13 +19,13 @@ import pandas as pd
 
 from src.backbone.vit import SHIPPED_ARCHITECTURE, Backbone, load_backbone
 from src.config import MVTEC_FOLDER, paths
-from src.data.images import index_mvtec, load_image
-from src.data.splits import mvtec_split
-from src.files import markdown_rows, write_json, write_results
+from src.data.mvtec import index_mvtec, mvtec_split
+from src.data.pictures import load_image
+from src.files import identity_of, markdown_rows, write_json, write_results
 from src.localisation.attention import attention_metrics
 from src.localisation.bank import BANK_FORMAT
 from src.localisation.evaluation import brightness_control, localisation_metrics
-from src.localisation.localise import TokenMemory, localise
+from src.localisation.localise import localise
 from src.localisation.thresholds import candidate_settings
 
 log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ def run_study(
         ``protocols``: by name, runs, mean and standard deviation (of a sample, None of one run) of each figure;
         ``left_out``: protocols with the reason; ``backbone``, ``brightness_control_image_auroc``, ``attention``.
     """
-    memory, protocols, left_out = TokenMemory(), {}, {}
+    protocols, left_out = {}, {}
     for protocol in (*(f"{k}-shot" for k in shots), "normals-16", "mvtec-full"):
         runs = {}
         for seed in range(seeds):
@@ -74,7 +73,7 @@ def run_study(
                 break
             drawn = tuple(normals["file"])
             if drawn not in runs:
-                runs[drawn] = _run(backbone, normals, test, protocol, seed, output, memory)
+                runs[drawn] = _run(backbone, normals, test, protocol, seed, output)
         if runs:
             protocols[protocol] = _summary(list(runs.values()))
     test = table[table["part"] == "test"].reset_index(drop=True)
@@ -88,7 +87,7 @@ def run_study(
     }
 
 
-def _run(backbone, normals, test, protocol, seed, output, memory) -> dict[str, Any]:
+def _run(backbone, normals, test, protocol, seed, output) -> dict[str, Any]:
     """Figures of one draw, from its file if it is there and made of the same images by the same backbone."""
     candidates = [str(settings) for settings in candidate_settings(backbone, load_image(normals["path"][0]))]
     made_of = {
@@ -98,14 +97,13 @@ def _run(backbone, normals, test, protocol, seed, output, memory) -> dict[str, A
         "candidates": candidates,
         "bank": BANK_FORMAT,
     }
-    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
-    file = output / "runs" / f"{protocol}_{digest}.json"
+    file = output / "runs" / f"{protocol}_{identity_of(made_of)[:12]}.json"
     if file.is_file():
         log.info("%s, seed %d: %s is there", protocol, seed, file.name)
         return json.loads(file.read_text(encoding="utf-8"))
     log.info("%s, seed %d: %s", protocol, seed, ", ".join(normals["file"]))
-    found = localise(backbone, list(normals["path"]), test, protocol=protocol, seed=seed, remember=memory)
-    write_json({**localisation_metrics(found, seed=seed), "normals": made_of["normals"]}, file)
+    localised = localise(backbone, list(normals["path"]), test, protocol=protocol, seed=seed)
+    write_json({**localisation_metrics(localised, seed=seed), "normals": made_of["normals"]}, file)
     return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-# The order is a contract: a class's position is its index in every confusion matrix and checkpoint.
+# The published classes; the order is a contract: a class's position is its index in their confusion matrices.
 CLASS_NAMES = ("folding_marks", "grain_off", "growth_marks", "loose_grain", "non_defective", "pinhole")
-NORMAL_CLASS = "non_defective"  # found by its name, never by a number
-
 KAGGLE_FOLDER, MVTEC_FOLDER = "leather_defect_classification", "mvtec"
-TINY = os.environ.get("LEATHER_TINY", "0") not in ("", "0")  # a sample of few, small images, for testing the notebooks
 
 TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split, see data.splits
+FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")
+VARIABLES = (
+    "LEATHER_DATA",
+    "LEATHER_SAMPLE",
+    "LEATHER_OUTPUT",
+    "LEATHER_SOURCE",
+    "LEATHER_PRESET",
+    "LEATHER_PROTOCOL",
+    "LEATHER_WEIGHTS",
+    "LEATHER_EPOCHS",
+    "LEATHER_NORMAL_CLASS",
+    "LEATHER_TINY",
+    "LEATHER_TEST_NOISE",
+)
+
+
+def setting(name: str, default: str = "", *, allowed: Sequence[str] = ()) -> str:
+    """The environment variable of that name; the default where it is unset or empty.
+
+    Raises:
+        ValueError: If the value is none of those allowed, or another ``LEATHER_`` variable is set that nobody reads.
+    """
+    if unknown := sorted(key for key in os.environ if key.startswith("LEATHER_") and key not in VARIABLES):
+        raise ValueError(f"the variable {unknown[0]} is unknown; expected one of {', '.join(VARIABLES)}")
+    value = os.environ.get(name) or default
+    if allowed and value not in allowed:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+    return value
+
+
+TINY = setting("LEATHER_TINY", "0", allowed=("0", "1")) == "1"  # a sample of few, small images, for testing notebooks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +58,7 @@ class Config:
     image_size: int | None = None  # pixels; None asks the backbone
     keep_blocks: int | None = None  # only the lowest so many blocks of the backbone; None keeps all
     feature_blocks: tuple[int, ...] | None = None  # blocks whose tokens make the features; None: the last's output
-    protocol: str = "random-80-20"  # how the images are split, see splits.split_index
+    protocol: str = "random-80-20"  # how the images are split, see data.splits
     train_mode: str = "all"  # "all" trains every weight, "head" only the head on features computed once
     frozen_blocks: int = 0  # lowest blocks that keep their weights: faster, and less to overfit
     head_epochs: int = 0  # epochs of the head alone before all weights: a head of noise would spoil the backbone
@@ -48,10 +79,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.feature_blocks is not None:  # a list, as JSON has it, is welcome
             object.__setattr__(self, "feature_blocks", tuple(self.feature_blocks))
-        if self.train_mode not in TRAIN_MODES:
-            raise ValueError(f"train_mode is {self.train_mode!r}; expected one of {TRAIN_MODES}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; expected one of {PRECISIONS}")
+        if not re.fullmatch(r"\w[\w.-]*", self.run):
+            raise ValueError(f"run is {self.run!r}; expected letters, digits, _, - and dots, as it names files")
+        for name, allowed in (
+            ("train_mode", TRAIN_MODES),
+            ("precision", PRECISIONS),
+            ("protocol", (*PROTOCOLS, *FOLD_PROTOCOLS)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         for name in ("epochs", "batch_size", "accumulate_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -101,29 +137,49 @@ HONEST = SAMPLE.but(run="honest", protocol="hide-5fold", feature_blocks=(2, 5, 8
 PRESETS = {"paper": PAPER, "small": SMALL, "sample": SAMPLE, "honest": HONEST}
 
 
+def run_config(run: str) -> Config:
+    """The settings of a run of notebook 4.0, as the ``LEATHER_`` variables ask for them.
+
+    The sample takes the preset ``sample``, all other data ``paper``. ``LEATHER_PRESET``, ``LEATHER_PROTOCOL``,
+    ``LEATHER_WEIGHTS`` and ``LEATHER_EPOCHS`` change that.
+    """
+    preset = setting("LEATHER_PRESET", "sample" if run == SAMPLE.run else "paper", allowed=tuple(PRESETS))
+    usual = SAMPLE.protocol if run == SAMPLE.run else PAPER.protocol
+    config = PRESETS[preset].but(run=run, protocol=setting("LEATHER_PROTOCOL", usual, allowed=PROTOCOLS))
+    epochs = setting("LEATHER_EPOCHS", str(config.epochs))
+    if not epochs.isdecimal() or int(epochs) < 1:
+        raise ValueError(f"LEATHER_EPOCHS is {epochs!r}; expected a whole number from 1")
+    return config.but(epochs=int(epochs), weights=setting("LEATHER_WEIGHTS", config.weights))
+
+
 class Paths:
     """Where things are; making one creates nothing on disk.
 
-    Three environment variables move the parts that people like to keep elsewhere: ``LEATHER_DATA`` (a folder that holds
-    ``leather_defect_classification/`` and ``mvtec/``), ``LEATHER_SAMPLE`` (the built-in sample) and ``LEATHER_OUTPUT``
-    (receives ``models/``, ``logs/``, ``reports/`` and the manifest of the data).
+    Three variables move the parts that people like to keep elsewhere: ``LEATHER_DATA`` (a folder that holds
+    ``leather_defect_classification/``, or class folders, and ``mvtec/``), ``LEATHER_SAMPLE`` (the built-in sample) and
+    ``LEATHER_OUTPUT`` (receives ``models/``, ``logs/``, ``reports/`` and the manifest of the data). The rest lies in
+    the checkout; an installed package takes the current folder instead.
     """
 
     def __init__(self) -> None:
-        self.root = Path(__file__).resolve().parents[1]
+        package = Path(__file__).resolve().parent
+        checkout = (package.parent / "pyproject.toml").is_file()
+        self.root = package.parent if checkout else Path.cwd()
         self.data = _folder("LEATHER_DATA", self.root / "data")
         self.output = _folder("LEATHER_OUTPUT", self.root)
         self.sample = _folder("LEATHER_SAMPLE", self.root / "data" / "sample")
         self.manifest = self.output / "data" / "manifest.json"
         self.models, self.logs, self.reports = (self.output / name for name in ("models", "logs", "reports"))
-        self.eda = self.reports / "eda"
-        self.shipped_backbone = self.root / "models" / "backbones" / "leather_vit_tiny_patch16_224.safetensors"
+        shipped = package.parent / "models" / "backbones" if checkout else package / "weights"
+        self.shipped_backbone = shipped / "leather_vit_tiny_patch16_224.safetensors"
+
+    def eda_of(self, run: str) -> Path:
+        """Folder of what notebook 2.0 writes about a run's data; a sample's never lies beside that of the real set."""
+        return self.reports / "eda" if run == PAPER.run else self.reports / run / "eda"
 
     def relative(self, path: Path) -> str:
         """The path as reports print it: below the project's root or output from there, below the data from that
-        folder's name on, else its last three parts.
-
-        Reports are published, so they never carry the folders that these lie in on the machine they were made on.
+        folder's name on, else its last three parts. Reports never carry the folders of a machine.
         """
         path = Path(path).resolve()
         for base, name in ((self.root, ""), (self.output, ""), (self.data, self.data.name)):

@@ -6,89 +6,18 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     confusion_matrix,
-    log_loss,
+    f1_score,
     precision_recall_fscore_support,
     roc_auc_score,
     roc_curve,
 )
 
-BINS = 10
-TEMPERATURES = (0.05, 20.0)
-
-
-def fit_temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature at which the true classes are most likely. To be called with validation data only.
-
-    Args:
-        targets: True class indices, shape (n,).
-        probabilities: Of a softmax, shape (n, classes).
-
-    Returns:
-        A temperature in [0.05, 20]; above 1 the probabilities were too sure of themselves.
-
-    Source:
-        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
-    """
-    logits = _logits(probabilities)
-    classes = np.arange(logits.shape[1])
-
-    def loss(log_temperature: float) -> float:
-        return log_loss(targets, softmax(logits / np.exp(log_temperature), axis=1), labels=classes)
-
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
-
-
-def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities, shape (n, classes), softened (temperature above 1) or sharpened; their order does not change."""
-    return softmax(_logits(probabilities) / temperature, axis=1)
-
-
-def reliability(targets: np.ndarray, probabilities: np.ndarray, *, bins: int = BINS) -> dict[str, list[float]]:
-    """How often answers of a certain confidence are right.
-
-    Args:
-        targets: True class indices, shape (n,).
-        probabilities: Shape (n, classes); the highest is the confidence.
-        bins: Of equal width in (0, 1]; empty ones are left out.
-
-    Returns:
-        For each bin with images: ``confidence`` and ``accuracy`` (means, in [0, 1]) and ``images``.
-    """
-    confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == targets
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    filled = np.unique(place)
-    return {
-        "confidence": [float(confidence[place == i].mean()) for i in filled],
-        "accuracy": [float(right[place == i].mean()) for i in filled],
-        "images": [int((place == i).sum()) for i in filled],
-    }
-
-
-def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray, *, bins: int = BINS) -> float:
-    """Mean gap between confidence and accuracy, in [0, 1], bins weighted by their images; arguments of `reliability`.
-
-    Source:
-        Guo et al., ICML 2017.
-    """
-    found = reliability(targets, probabilities, bins=bins)
-    gaps = np.abs(np.subtract(found["confidence"], found["accuracy"]))
-    return float(np.average(gaps, weights=found["images"]))
-
-
-def _logits(probabilities: np.ndarray) -> np.ndarray:
-    """Logits up to a constant a row; a probability of 0 counts as the smallest positive number."""
-    values = np.asarray(probabilities, dtype=float)
-    return log_softmax(np.log(np.maximum(values, np.finfo(np.float32).tiny)), axis=1)
-
-
+REPEATS = 500  # draws of an interval
 THRESHOLD_RULES = ("youden", "f1", "false-alarms-1", "false-alarms-5")
 
 
@@ -146,12 +75,12 @@ def choose_threshold(is_defect: np.ndarray, scores: np.ndarray, *, rule: str = "
     middles = np.maximum(values[1:] / 2 + values[:-1] / 2, np.nextafter(values[:-1], np.inf))
     candidates = np.concatenate([[values[0]], middles, [np.nextafter(values[-1], np.inf)]])
     defects, normals = np.sort(scores[is_defect]), np.sort(scores[~is_defect])
-    found = len(defects) - np.searchsorted(defects, candidates)
+    hits = len(defects) - np.searchsorted(defects, candidates)
     alarms = len(normals) - np.searchsorted(normals, candidates)
     if rule == "youden":
-        quality = found / len(defects) - alarms / len(normals)
+        quality = hits / len(defects) - alarms / len(normals)
     elif rule == "f1":
-        quality = 2 * found / (found + alarms + len(defects))
+        quality = 2 * hits / (hits + alarms + len(defects))
     elif rule in THRESHOLD_RULES:
         return float(candidates[np.argmax(alarms / len(normals) <= int(rule.rpartition("-")[2]) / 100)])
     else:
@@ -160,39 +89,53 @@ def choose_threshold(is_defect: np.ndarray, scores: np.ndarray, *, rule: str = "
     return float(candidates[best[(len(best) - 1) // 2]])  # the middle of equally good ones: widest margin
 
 
-def binary_metrics(is_defect: np.ndarray, scores: np.ndarray, *, threshold: float) -> dict[str, float]:
-    """How well a score tells defective from normal images.
+def binary_metrics(is_defect: np.ndarray, scores: np.ndarray, called: np.ndarray) -> dict[str, float]:
+    """How well a score tells defective from normal images, without a threshold and by what was called defective.
 
     Args:
         is_defect: True for defective, shape (n,), both kinds present.
         scores: Shape (n,), higher is more anomalous.
-        threshold: From other data than these, see `choose_threshold`.
+        called: True where the score reached its threshold, which comes from other data, see `choose_threshold`.
 
     Returns:
-        ``roc_auc``, ``avg_precision``; at the threshold ``binary_accuracy``, ``precision``, ``recall``, ``f1``,
-        ``false_alarm_rate``; all in [0, 1]. Upper bounds, not results, since their thresholds are picked on these very
-        scores: ``oracle_accuracy``, the highest accuracy; ``oracle_recall_at_1`` and ``oracle_recall_at_5``, the
-        highest recall with at most 1 % and 5 % false alarms.
+        ``roc_auc``, ``avg_precision``, ``binary_accuracy``, ``precision``, ``recall``, ``f1``, ``false_alarm_rate``,
+        all in [0, 1].
 
     Raises:
         ValueError: If the shapes differ, a score is not finite, or one of both kinds is missing.
     """
     is_defect, scores = _checked(is_defect, scores)
-    called = scores >= threshold
-    false_rate, recall, _ = roc_curve(is_defect, scores, drop_intermediate=False)
-    share = is_defect.mean()
-    precision, found, f1, _ = precision_recall_fscore_support(is_defect, called, average="binary", zero_division=0)
+    precision, recall, f1, _ = precision_recall_fscore_support(is_defect, called, average="binary", zero_division=0)
     return {
         "roc_auc": float(roc_auc_score(is_defect, scores)),
-        "avg_precision": float(average_precision_score(is_defect, scores)),
+        "avg_precision": average_precision(is_defect, scores),
         "binary_accuracy": float(np.mean(called == is_defect)),
         "precision": float(precision),
-        "recall": float(found),
+        "recall": float(recall),
         "f1": float(f1),
         "false_alarm_rate": float(np.mean(called[~is_defect])),
-        "oracle_accuracy": float(np.max(share * recall + (1 - share) * (1 - false_rate))),
-        "oracle_recall_at_1": float(recall[false_rate <= 0.01].max()),
-        "oracle_recall_at_5": float(recall[false_rate <= 0.05].max()),
+    }
+
+
+def average_precision(is_defect: np.ndarray, scores: np.ndarray) -> float:
+    """scikit-learn's, in [0, 1]: its rounding can exceed 1."""
+    return min(1.0, float(average_precision_score(is_defect, scores)))
+
+
+def oracle_metrics(is_defect: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Upper bounds, not results: their thresholds are picked on these very scores.
+
+    Returns:
+        ``accuracy``, the highest; ``recall_at_1`` and ``recall_at_5``, the highest recall with at most 1 % and 5 %
+        false alarms; in [0, 1].
+    """
+    is_defect, scores = _checked(is_defect, scores)
+    false_rate, recall, _ = roc_curve(is_defect, scores, drop_intermediate=False)
+    share = is_defect.mean()
+    return {
+        "accuracy": float(np.max(share * recall + (1 - share) * (1 - false_rate))),
+        "recall_at_1": float(recall[false_rate <= 0.01].max()),
+        "recall_at_5": float(recall[false_rate <= 0.05].max()),
     }
 
 
@@ -200,7 +143,7 @@ def image_metrics(is_defect: np.ndarray, scores: np.ndarray) -> dict[str, float]
     """``image_auroc`` and ``image_ap`` of scores (n,), in [0, 1]; no threshold is needed."""
     return {
         "image_auroc": float(roc_auc_score(is_defect, scores)),
-        "image_ap": float(average_precision_score(is_defect, scores)),
+        "image_ap": average_precision(is_defect, scores),
     }
 
 
@@ -208,7 +151,7 @@ def bootstrap_interval(
     statistic: Callable[..., float],
     *arrays: np.ndarray,
     groups: np.ndarray | None = None,
-    repeats: int = 500,
+    repeats: int = REPEATS,
     seed: int = 0,
 ) -> list[float] | None:
     """95 % percentile interval of a statistic, by drawing images, or whole groups of them, with replacement.
@@ -247,6 +190,11 @@ def bootstrap_interval(
     if len(values) < repeats / 2:
         return None
     return [float(v) for v in np.percentile(values, [2.5, 97.5])]
+
+
+def macro_f1(targets: np.ndarray, predictions: np.ndarray, *, count: int) -> float:
+    """Mean F1 of ``count`` classes, in [0, 1]; a class that is neither there nor predicted counts 0."""
+    return f1_score(targets, predictions, average="macro", labels=np.arange(count), zero_division=0)
 
 
 def _checked(is_defect: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,47 +8,22 @@ from torch import Tensor
 
 
 def cosine_anomaly_scores(features: Tensor, bank: Tensor) -> Tensor:
-    """Distance of each image to the nearest normal image, by cosine.
+    """Distance (n,) in [0, 2] of each image (n, d) to the nearest of the normal ones (m, d); higher is more anomalous.
 
-    Args:
-        features: Embeddings to score, shape (n, d). Need not be unit length.
-        bank: Embeddings of normal images, shape (m, d), m >= 1.
-
-    Returns:
-        Scores, shape (n,), in [0, 2], no unit. Higher is more anomalous; an image of the bank scores 0.
-
-    Raises:
-        ValueError: If the widths differ or the bank is empty; the message gives both shapes.
+    Lengths do not matter; an image of the bank scores 0. Raises ValueError as `nearest_cosine_distance`.
     """
     return nearest_cosine_distance(features, bank)
 
 
 def confidence_anomaly_scores(probabilities: Tensor, normal_index: int) -> Tensor:
-    """How little the classifier believes in the normal class.
-
-    Args:
-        probabilities: Class probabilities, shape (n, classes), rows summing to 1.
-        normal_index: Column of the normal class.
-
-    Returns:
-        Scores 1 - p(normal), shape (n,), in [0, 1]. Higher is more anomalous.
-    """
+    """1 - p(normal) (n,) in [0, 1] of class probabilities (n, classes); higher is more anomalous."""
     return 1 - probabilities[:, normal_index]
 
 
 def hybrid_anomaly_scores(similarity: Tensor, classification: Tensor, *, similarity_weight: float = 0.7) -> Tensor:
-    """The published mix of both scores.
+    """The published mix (n,), in [0, 2], of cosine scores (n,) and confidence scores (n,).
 
-    Args:
-        similarity: Cosine scores, shape (n,), in [0, 2].
-        classification: Confidence scores, shape (n,), in [0, 1].
-        similarity_weight: Share of the cosine score, in [0, 1]; the rest is the confidence score's.
-
-    Returns:
-        Scores, shape (n,), in [0, 2]. Higher is more anomalous.
-
-    Raises:
-        ValueError: If the weight lies outside [0, 1] or the shapes differ.
+    Raises ValueError if the weight of the cosine scores lies outside [0, 1] or the shapes differ.
     """
     if not 0 <= similarity_weight <= 1:
         raise ValueError(f"similarity_weight is {similarity_weight}; expected 0 to 1")
@@ -86,7 +61,7 @@ def nearest_cosine_distance(
         queries, bank = F.normalize(queries, dim=1), F.normalize(bank, dim=1)
     count = min(neighbours, len(bank))
     cosines = (_products(part, bank) for part in queries.split(block))
-    best = [found.amax(1) if count == 1 else found.topk(count, dim=1).values.mean(1) for found in cosines]
+    best = [part.amax(1) if count == 1 else part.topk(count, dim=1).values.mean(1) for part in cosines]
     # Rounding leaves an exact copy about 1e-6 away from 1; a copy scores 0.
     distance = (1 - torch.cat(best)).clamp(0, 2)
     return torch.where(distance < 4e-6, torch.zeros_like(distance), distance).to(given)
@@ -95,31 +70,3 @@ def nearest_cosine_distance(
 def _products(queries: Tensor, bank: Tensor) -> Tensor:
     """Cosines (n, m) of unit rows. Their last bits depend on the processor and on the shapes."""
     return queries @ bank.T
-
-
-def greedy_coreset(rows: Tensor, count: int, *, seed: int = 0, width: int = 64) -> Tensor:
-    """Indices of rows that lie far apart: each next one is the farthest from all before it.
-
-    Args:
-        rows: Shape (m, d).
-        count: Rows to choose, at most m.
-        seed: Of the first row and of the random projection to ``width`` dimensions that makes this quick.
-        width: Dimensions that distances are measured in.
-
-    Returns:
-        Indices, shape (count,), ascending, each once.
-
-    Source:
-        Greedy k-center selection as in PatchCore (Roth et al., CVPR 2022), with its random projection.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    projection = torch.randn(rows.shape[1], width, generator=generator) / width**0.5
-    points = rows.float() @ projection  # (m, width)
-    chosen = torch.empty(count, dtype=torch.long)
-    chosen[0] = torch.randint(len(rows), (1,), generator=generator)
-    nearest = torch.full((len(rows),), torch.inf)
-    for i in range(1, count):
-        nearest = torch.minimum(nearest, (points - points[chosen[i - 1]]).square().sum(1))
-        nearest[chosen[i - 1]] = -1.0  # never again, even among equal rows
-        chosen[i] = nearest.argmax()
-    return chosen.sort().values

@@ -16,12 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from src import scores
 from src.classifier.model import create_model
 from src.config import CLASS_NAMES, Config
-from src.data.images import index_images, index_mvtec
+from src.data.mvtec import index_mvtec
 from src.data.splits import split_index
+from src.data.tables import Classes, index_images
 from src.localisation import evaluation, thresholds
+from src.localisation.encoder import BankSettings
 from src.localisation.localise import Localisation
 from src.localisation.thresholds import Thresholds
 
+NORMAL_CLASS = "non_defective"
+CLASSES = Classes(CLASS_NAMES, NORMAL_CLASS)
 IMAGES_PER_CLASS, HIDES = 10, 5
 COLOURS = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (128, 128, 128), (200, 60, 200)])
 
@@ -70,7 +74,8 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def table(pictures):
     """Split by hide: 36 images to train on, 12 for validation, 12 for test."""
-    return split_index(index_images(pictures), "hide-60-20-20")
+    images = index_images(pictures)
+    return split_index(images.assign(copy_of=images["file"]), "hide-60-20-20")
 
 
 @pytest.fixture
@@ -92,7 +97,7 @@ def config():
 @pytest.fixture
 def model(config):
     """Random weights that follow from the seed."""
-    return create_model(config, pretrained=False)
+    return create_model(config, CLASSES, pretrained=False)
 
 
 @pytest.fixture
@@ -101,6 +106,7 @@ def backbone(model):
     return model.vit
 
 
+BANK = BankSettings(blocks=(3,), side=96, tile=96)
 MVTEC_COUNTS = {"train/good": 4, "test/good": 3, "test/cut": 3, "test/glue": 2}
 
 
@@ -149,8 +155,8 @@ def crafted():
     maps = np.array([[[0.1, 0.2], [0.1, 0.1]], [[0.1, 0.9], [0.1, 0.1]], [[0.1, 0.1], [0.8, 0.7]], [[0.3, 0.1]] * 2])
     masks = np.array([np.zeros((2, 2)), np.zeros((2, 2)), [[0, 0], [1, 1]], [[1, 0], [1, 0]]], dtype=bool)
     test = pd.DataFrame({"defect": ["good", "good", "cut", "poke"]})
-    thresholds = Thresholds(0.5, 0.45, "painted", "held out", 0.8, ((0.1,), (0.2,)))
-    return Localisation("4-shot", test, maps, masks, np.array([0.2, 0.5, 0.7, 0.4]), thresholds, {"block": 3})
+    thresholds = Thresholds(0.5, 0.45, "painted", "held out", 0.8)
+    return Localisation("4-shot", test, maps, masks, np.array([0.2, 0.5, 0.7, 0.4]), thresholds, BANK, {"seed": 0})
 
 
 class Touch:

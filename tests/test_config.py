@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from src.config import CLASS_NAMES, NORMAL_CLASS, PAPER, PRECISIONS, PRESETS, SAMPLE, TRAIN_MODES, Config
-from src.data.splits import FOLD_PROTOCOLS, PROTOCOLS
+from src.config import CLASS_NAMES, FOLD_PROTOCOLS, PAPER, PRECISIONS, PRESETS, PROTOCOLS, SAMPLE, TRAIN_MODES, Config
+from tests.conftest import NORMAL_CLASS
 
 PUBLISHED = {
     "run": "best_modelo_kaggle_dataset",

@@ -15,7 +15,15 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from src.metrics import THRESHOLD_RULES, binary_metrics, bootstrap_interval, choose_threshold, multiclass_metrics
+from src.metrics import (
+    THRESHOLD_RULES,
+    average_precision,
+    binary_metrics,
+    bootstrap_interval,
+    choose_threshold,
+    multiclass_metrics,
+    oracle_metrics,
+)
 
 # Two defects at 0.5 and 0.9; normal images: eight low ones, three between the defects.
 RARE_DEFECTS = np.array([0] * 11 + [1] * 2, bool), np.array([i / 20 for i in range(8)] + [0.6, 0.65, 0.7, 0.5, 0.9])
@@ -128,7 +136,7 @@ def test_unknown_rule_is_named():
         choose_threshold([False, True], [0.0, 1.0], rule="best")
 
 
-@pytest.mark.parametrize("function", [choose_threshold, lambda y, s: binary_metrics(y, s, threshold=0.5)])
+@pytest.mark.parametrize("function", [choose_threshold, lambda y, s: binary_metrics(y, s, np.ones(len(y), bool))])
 @pytest.mark.parametrize(
     ("is_defect", "scores", "message"),
     [
@@ -147,44 +155,47 @@ def test_unusable_scores_are_refused(function, is_defect, scores, message):
 
 
 def test_binary_metrics_by_hand():
-    found = binary_metrics([False, False, False, True, True], [0.1, 0.6, 0.3, 0.4, 0.9], threshold=0.5)
+    labels, scores = np.array([False, False, False, True, True]), np.array([0.1, 0.6, 0.3, 0.4, 0.9])
+    found = binary_metrics(labels, scores, scores >= 0.5)
     assert found == pytest.approx(
         {
             "roc_auc": 5 / 6,
             "avg_precision": (1 + 2 / 3) / 2,
             "binary_accuracy": 3 / 5,
-            "oracle_accuracy": 4 / 5,
             "precision": 1 / 2,
             "recall": 1 / 2,
             "f1": 1 / 2,
             "false_alarm_rate": 1 / 3,
-            "oracle_recall_at_1": 1 / 2,
-            "oracle_recall_at_5": 1 / 2,
         }
     )
 
 
-def test_a_score_at_the_threshold_is_defective():
-    labels, scores = [False, True, True], [0.2, 0.5, 0.8]
-    assert binary_metrics(labels, scores, threshold=0.5)["recall"] == 1
-    assert binary_metrics(labels, scores, threshold=np.nextafter(0.5, 1))["recall"] == 1 / 2
+def test_oracle_metrics_by_hand():
+    found = oracle_metrics([False, False, False, True, True], [0.1, 0.6, 0.3, 0.4, 0.9])
+    assert found == pytest.approx({"accuracy": 4 / 5, "recall_at_1": 1 / 2, "recall_at_5": 1 / 2})
+
+
+def test_average_precision_never_exceeds_1():
+    labels = np.arange(64) >= 28
+    assert average_precision(labels, labels.astype(float)) == 1
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_binary_metrics_against_references(seed):
     is_defect, scores = random_scores(seed)
-    found, called = binary_metrics(is_defect, scores, threshold=7.0), scores >= 7
+    called, oracle = scores >= 7, oracle_metrics(is_defect, scores)
+    found = binary_metrics(is_defect, scores, called)
     assert found["roc_auc"] == pytest.approx(pairs_won(is_defect, scores), abs=1e-12)
     assert found["avg_precision"] == pytest.approx(average_precision_score(is_defect, scores), abs=1e-12)
     for name, reference in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
         assert found[name] == pytest.approx(reference(is_defect, called, zero_division=0))
     best = max(np.mean((scores >= t) == is_defect) for t in [*scores, np.inf])
-    assert found["oracle_accuracy"] == pytest.approx(best) and found["binary_accuracy"] <= best + 1e-12
+    assert oracle["accuracy"] == pytest.approx(best) and found["binary_accuracy"] <= best + 1e-12
     for percent in (1, 5):
         allowed = [t for t in [*scores, np.inf] if np.mean(scores[~is_defect] >= t) <= percent / 100]
         reached = max(np.mean(scores[is_defect] >= t) for t in allowed)
-        assert found[f"oracle_recall_at_{percent}"] == pytest.approx(reached)
-    mapped = binary_metrics(is_defect, scores**3 - 5, threshold=7.0**3 - 5)
+        assert oracle[f"recall_at_{percent}"] == pytest.approx(reached)
+    mapped = binary_metrics(is_defect, scores**3 - 5, called)
     assert mapped == pytest.approx(found, abs=1e-12)
 
 
@@ -192,8 +203,9 @@ def test_binary_metrics_against_references(seed):
     ("scores", "auroc", "oracle"), [([0, 0, 1, 1], 1, 1), ([1, 1, 0, 0], 0, 0.5), ([2, 2, 2, 2], 0.5, 0.5)]
 )
 def test_binary_metrics_at_both_ends(scores, auroc, oracle):
-    found = binary_metrics([False, False, True, True], scores, threshold=np.inf)
-    assert (found["roc_auc"], found["oracle_accuracy"]) == (auroc, oracle)
+    labels = np.array([False, False, True, True])
+    found = binary_metrics(labels, scores, np.zeros(4, bool))
+    assert (found["roc_auc"], oracle_metrics(labels, scores)["accuracy"]) == (auroc, oracle)
     assert (found["precision"], found["recall"], found["f1"], found["false_alarm_rate"]) == (0, 0, 0, 0)
 
 

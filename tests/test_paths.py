@@ -26,9 +26,11 @@ def load(monkeypatch):
 def test_everything_lies_in_the_repository_by_default(load):
     paths = load()
     root = Path(__file__).resolve().parents[1]
-    found = {name: getattr(paths, name) for name in ("data", "sample", "models", "logs", "reports", "eda")}
-    below = ("data", "data/sample", "models", "logs", "reports", "reports/eda")
+    found = {name: getattr(paths, name) for name in ("data", "sample", "models", "logs", "reports")}
+    below = ("data", "data/sample", "models", "logs", "reports")
     assert found == dict(zip(found, (root / name for name in below), strict=True))
+    assert paths.eda_of("best_modelo_kaggle_dataset") == root / "reports" / "eda"
+    assert paths.eda_of("sample") == root / "reports" / "sample" / "eda"
     assert root == paths.root and (root / "pyproject.toml").is_file()
 
 

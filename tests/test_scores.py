@@ -6,13 +6,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from torchvision.transforms.functional import gaussian_blur
 
 from src.localisation.bank import upsample_maps
-from src.scores import (
-    confidence_anomaly_scores,
-    cosine_anomaly_scores,
-    greedy_coreset,
-    hybrid_anomaly_scores,
-    nearest_cosine_distance,
-)
+from src.scores import confidence_anomaly_scores, cosine_anomaly_scores, hybrid_anomaly_scores, nearest_cosine_distance
 
 
 def random(*shape, seed=0):
@@ -101,20 +95,6 @@ def test_mean_of_the_nearest_by_hand():
     query = torch.tensor([[1.0, 0]])  # cosines 1, 0, -1
     found = [nearest_cosine_distance(query, bank, neighbours=k).item() for k in (1, 2, 3, 9)]
     assert found == pytest.approx([0, 0.5, 1, 1])
-
-
-def test_a_coreset_takes_the_far_rows_first():
-    near = random(50, 8) * 0.01 + torch.eye(8)[0]
-    far = 10 * torch.eye(8)[1:5]
-    rows = torch.cat([near, far])
-    chosen = greedy_coreset(rows, 5, seed=3)
-    assert set(range(50, 54)) <= set(chosen.tolist()) and len(set(chosen.tolist())) == 5
-    assert torch.equal(chosen, greedy_coreset(rows, 5, seed=3)) and torch.equal(chosen, chosen.sort().values)
-
-
-@pytest.mark.parametrize("count", [1, 6])
-def test_a_coreset_takes_each_row_once_even_among_equal_ones(count):
-    assert len(set(greedy_coreset(torch.ones(6, 4), count).tolist())) == count
 
 
 def test_upsampling_by_hand():

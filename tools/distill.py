@@ -31,7 +31,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from src.config import paths
-from src.data.images import IMAGE_SUFFIXES, load_image
+from src.data.pictures import IMAGE_SUFFIXES, load_image
 from src.synthetic.defects import add_synthetic_defect
 from tools.student_init import initialise_student, last_student_block
 

@@ -18,8 +18,8 @@ from benchmarks.baselines.recipes import predictions_of
 from benchmarks.baselines.texture import SIDE, grain_of
 from src.backbone.device import choose_device
 from src.classifier.evaluation import Answers
-from src.config import CLASS_NAMES, NORMAL_CLASS
-from src.data.images import class_indices, load_image
+from src.data.pictures import load_image
+from src.data.tables import Classes
 from src.scores import cosine_anomaly_scores
 
 AT_ONCE = 64
@@ -39,14 +39,17 @@ class ConvolutionRecipe:
     batch_size: int = 32
     learning_rate: float = 1e-3  # highest, reached after a third of the steps
     seed: int = 42
+    classes: Classes
 
     def answer(self, splits: Sequence[pd.DataFrame]) -> Answers:
         """Validation and test answers of a network that learned the training part of the first split."""
         split, device = splits[0], choose_device()
         parts = {name: rows.reset_index(drop=True) for name, rows in split.groupby("part")}
         pictures = {name: _read_all(rows) for name, rows in parts.items()}
-        network = self._train(pictures["train"], torch.from_numpy(class_indices(parts["train"])), device)
-        normal = torch.from_numpy((parts["train"]["label"] == NORMAL_CLASS).to_numpy(copy=True))
+        network = self._train(
+            pictures["train"], torch.from_numpy(self.classes.indices(parts["train"]["label"])), device
+        )
+        normal = torch.from_numpy((parts["train"]["label"] == self.classes.normal).to_numpy(copy=True))
         bank = _features(network, pictures["train"][normal], device) if normal.any() else None
 
         def judge(name: str):
@@ -54,16 +57,18 @@ class ConvolutionRecipe:
             with torch.inference_mode():
                 probabilities = network.get_classifier().cpu()(features).softmax(1).numpy()
             similarity = None if bank is None else cosine_anomaly_scores(features, bank).numpy()
-            return predictions_of(parts[name], probabilities, similarity)
+            return predictions_of(parts[name], probabilities, similarity, self.classes)
 
         return Answers(judge("validation"), judge("test"))
 
     def _train(self, pictures: Tensor, targets: Tensor, device: torch.device) -> nn.Module:
         torch.manual_seed(self.seed)
         generator = torch.Generator().manual_seed(self.seed)
-        network = timm.create_model(self.architecture, pretrained=False, num_classes=len(CLASS_NAMES), in_chans=1)
+        network = timm.create_model(
+            self.architecture, pretrained=False, num_classes=len(self.classes.names), in_chans=1
+        )
         network = network.to(device, memory_format=torch.channels_last).train()
-        counts = torch.bincount(targets, minlength=len(CLASS_NAMES))
+        counts = torch.bincount(targets, minlength=len(self.classes.names))
         weights = (len(targets) / counts.clamp_min(1) / (counts > 0).sum()).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), self.learning_rate, weight_decay=0.05)
         steps = max(1, len(targets) // self.batch_size)  # the rest of an epoch, too small a batch, is left out
@@ -86,8 +91,8 @@ class ConvolutionRecipe:
 
 def _read_all(rows: pd.DataFrame) -> Tensor:
     """The grain of every image, shape (n, 1, 227, 227), about -1 to 1."""
-    found = Parallel(-1)(delayed(_read)(path) for path in rows["path"])
-    return torch.from_numpy(np.stack(found))[:, None]
+    pictures = Parallel(-1)(delayed(_read)(path) for path in rows["path"])
+    return torch.from_numpy(np.stack(pictures))[:, None]
 
 
 def _read(path: str) -> np.ndarray:
@@ -96,14 +101,14 @@ def _read(path: str) -> np.ndarray:
 
 def _augment(images: Tensor, crop: int, generator: torch.Generator) -> Tensor:
     """A random crop of each image, turned, mirrored, of another contrast, with noise; (n, 1, crop, crop)."""
-    found = []
+    pieces = []
     for image in images:
         top, left = (int(torch.randint(SIDE - crop + 1, (), generator=generator)) for _ in range(2))
         turns, mirrored = torch.randint(4, (2,), generator=generator).tolist()
         piece = torch.rot90(image[:, top : top + crop, left : left + crop], turns, (1, 2))
-        found.append(piece.flip(2) if mirrored % 2 else piece)
+        pieces.append(piece.flip(2) if mirrored % 2 else piece)
     contrast, noise = torch.rand(2, len(images), 1, 1, 1, generator=generator)
-    batch = torch.stack(found) * torch.exp(0.8 * (contrast - 0.5))
+    batch = torch.stack(pieces) * torch.exp(0.8 * (contrast - 0.5))
     batch = batch + 0.05 * noise * torch.randn(batch.shape, generator=generator)
     return batch.contiguous(memory_format=torch.channels_last)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from src.classifier.figures import plot_confusion_matrix
-from src.classifier.report import BEST, DISTINCT, HONEST_PROTOCOL, USUAL, _hybrid, _with_interval
+from src.classifier.report import BEST, HONEST_PROTOCOL, HYBRID, USUAL, with_interval
 from src.files import markdown_rows, write_results
 from src.style import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, readable, save_figure, set_title
 
-log = logging.getLogger(__name__)
+DISTINCT = "random-60-20-20"
 CHANCE_F1 = 1 / 6
 
 
@@ -36,7 +35,7 @@ def write_baselines(report: dict[str, Any], folder: Path) -> list[Path]:
         if {USUAL, HONEST_PROTOCOL} <= set(row["protocols"])
     }
     if pairs:
-        entries = {name: (found[USUAL], found[HONEST_PROTOCOL]) for name, found in pairs.items()}
+        entries = {name: (protocols[USUAL], protocols[HONEST_PROTOCOL]) for name, protocols in pairs.items()}
         figures = {"usual_and_honest": plot_usual_and_honest(entries)}
         if BEST in entries:
             usual, honest = entries[BEST]
@@ -44,8 +43,8 @@ def write_baselines(report: dict[str, Any], folder: Path) -> list[Path]:
             figures["confusion_hide_5fold"] = plot_confusion_matrix(
                 np.array(honest["confusion_matrix"]),
                 tuple(honest["class_names"]),
-                title=f"{BEST}, {HONEST_PROTOCOL}, {honest['n']} images, {honest['hides']} hides\n"
-                f"macro-F1 {_with_interval(honest, 'macro_f1')}",
+                title=f"{BEST}, {HONEST_PROTOCOL}, {honest['total_samples']} images, {honest['hides']} hides\n"
+                f"macro-F1 {with_interval(honest, 'macro_f1')}",
             )
         written += [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
     return written
@@ -75,12 +74,12 @@ def markdown_table(report: Mapping[str, Any]) -> str:
         )
         cells = [
             name,
-            usual and _with_interval(usual, "multiclass_accuracy"),
-            usual and _with_interval(_hybrid(usual), "roc_auc"),
-            distinct and _with_interval(distinct, "multiclass_accuracy"),
-            hide and _with_interval(hide, "macro_f1"),
+            usual and with_interval(usual, "multiclass_accuracy"),
+            usual and with_interval(_hybrid(usual), "roc_auc"),
+            distinct and with_interval(distinct, "multiclass_accuracy"),
+            hide and with_interval(hide, "macro_f1"),
             hide and f"{hide['multiclass_accuracy']:.3f}",
-            hide and _with_interval(_hybrid(hide), "roc_auc"),
+            hide and with_interval(_hybrid(hide), "roc_auc"),
             hide and "{recall:.3f} ({false_alarm_rate:.3f})".format(**_hybrid(hide)["rules"]["false-alarms-5"]),
             within and f"{within['multiclass_accuracy']:.3f}",
             absent and ", ".join(f"{readable(d)} {_hybrid(e)['roc_auc']:.2f}" for d, e in absent["per_defect"].items()),
@@ -116,17 +115,17 @@ def _scores_table(entry: Mapping[str, Any]) -> list[str]:
         "at 1 %",
     ]
     lines = []
-    for name, found in entry["anomaly_detection_results"].items():
-        at = (found["rules"][rule] for rule in rules)
+    for name, figures in entry["anomaly_detection_results"].items():
+        at = (figures["rules"][rule] for rule in rules)
         lines.append(
             [
                 name,
-                _with_interval(found, "roc_auc"),
-                f"{found['roc_auc_split_mean']:.3f}",
-                _with_interval(found, "avg_precision"),
-                *(f"{figures['recall']:.3f} ({figures['false_alarm_rate']:.3f})" for figures in at),
-                f"{found['oracle']['recall_at_5']:.3f}",
-                f"{found['oracle']['recall_at_1']:.3f}",
+                with_interval(figures, "roc_auc"),
+                f"{figures['roc_auc_split_mean']:.3f}",
+                with_interval(figures, "avg_precision"),
+                *(f"{rule['recall']:.3f} ({rule['false_alarm_rate']:.3f})" for rule in at),
+                f"{figures['oracle']['recall_at_5']:.3f}",
+                f"{figures['oracle']['recall_at_1']:.3f}",
             ]
         )
     return markdown_rows(header, lines)
@@ -137,7 +136,7 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
     """For each row macro-F1 and hybrid AUROC on both protocols, with 95 % intervals.
 
     Args:
-        entries: By row, the entries of `evaluation.protocol_report` for the usual and the honest protocol.
+        entries: By row, the entries of `protocol_report` for the usual and the honest protocol.
     """
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.6 * len(entries) + 1.9), sharey=True)
     panels = (
@@ -173,21 +172,29 @@ def plot_reliability(entries: Mapping[str, Mapping[str, Any]], *, name: str) -> 
     """Accuracy against confidence, before and after the temperature from validation; the diagonal is perfect.
 
     Args:
-        entries: By protocol, the entry of `evaluation.protocol_report`.
+        entries: By protocol, the entry of `protocol_report`.
         name: The row, for the title.
     """
     figure, axes = plt.subplots(1, len(entries), figsize=(WIDTH, WIDTH / 2 + 0.4), sharey=True)
     for axis, (protocol, entry) in zip(np.atleast_1d(axes), entries.items(), strict=True):
-        found = entry["calibration"]
+        calibration = entry["calibration"]
         axis.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", linewidth=1)
         for when, colour in (("before", DEFECT), ("after", NORMAL)):
-            curve = found[f"reliability_{when}"]
+            curve = calibration[f"reliability_{when}"]
             sizes = 20 + 180 * np.array(curve["images"]) / max(curve["images"])
-            label = f"{when} temperature: error {found[f'ece_{when}']:.3f}"
+            label = f"{when} temperature: error {calibration[f'ece_{when}']:.3f}"
             axis.plot(curve["confidence"], curve["accuracy"], color=colour, linewidth=1.2)
             axis.scatter(curve["confidence"], curve["accuracy"], sizes, color=colour, alpha=0.6, label=label)
         axis.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal", xlabel=f"{protocol}: confidence of the answer")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     np.atleast_1d(axes)[0].set_ylabel("share of right answers")
-    set_title(figure, f"{name}: how far confidence can be believed (dot size: images)")
+    set_title(
+        figure,
+        f"{name}: how far confidence can be believed (dot size: images)\n"
+        "A mean of several models is calibrated already; the temperature was fitted to single models.",
+    )
     return figure
+
+
+def _hybrid(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    return entry["anomaly_detection_results"][HYBRID]

@@ -21,15 +21,12 @@ from benchmarks.baselines.texture import texture_table
 from src.classifier.features import compute_features
 from src.classifier.model import create_model
 from src.config import PAPER, Config, paths
+from src.data.tables import Classes, classes_of
 from src.eda.audit import COLOUR_NUMBERS
+from src.eda.describe import describe_images
 
 SHARPNESS = "texture_287"  # see `texture.texture_numbers`: its last number
 FINE_TUNING_EPOCHS = 3  # 15 are published; that would be five hours on two cores
-CODE = ("benchmarks/baselines/rows.py", "benchmarks/baselines/recipes.py", "src/scores.py")
-TEXTURE = "benchmarks/baselines/texture.py"
-TEXTURE_CODE = (*CODE, TEXTURE)
-VIT_CODE = (*CODE, "src/classifier/model.py", "src/classifier/features.py")
-
 Recipe = NumbersRecipe | NetworkRecipe | ConvolutionRecipe
 
 
@@ -41,25 +38,28 @@ class Row:
     about: str  # for readers
     create: Callable[[], Recipe]  # called when the recipe is first needed: its features take minutes
     slow: bool = False  # minutes a split: only when asked for, and only on the two protocols that lead
-    code: tuple[str, ...] = CODE  # answers of other code are not taken
+    version: int = 1  # raise it when the same split no longer gives the same answers
 
 
 def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.models) -> list[Row]:
     """All rows, from the simplest to the strongest.
 
     Args:
-        table: Images with the six colour numbers, see `describe.describe_images`.
+        table: Of `tables.read_image_list`.
         config: Its backbone, weights and feature blocks are those of the ViT rows.
         models: Folder of the cache.
     """
-    colours = table.set_index("file")[list(COLOUR_NUMBERS)]
+    classes = classes_of(table)
     vit, blocks, seed = config.backbone, ", ".join(map(str, config.feature_blocks)), config.seed
+
+    def colours() -> pd.DataFrame:
+        return describe_images(table).set_index("file")[list(COLOUR_NUMBERS)]
 
     def texture() -> pd.DataFrame:
         return texture_table(table, cache=models / "cache")
 
     def frozen(settings: Config) -> pd.DataFrame:
-        features = compute_features(create_model(settings), table, cache=models / "cache").numpy()
+        features = compute_features(create_model(settings, classes), table, cache=models / "cache").numpy()
         return pd.DataFrame(features, index=table["file"].to_list()).add_prefix("feature_")
 
     forest = RandomForestClassifier(300, random_state=seed, n_jobs=-1)
@@ -70,44 +70,38 @@ def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.mode
         Row(
             "colour",
             "mean and deviation of red, green and blue; random forest",
-            lambda: NumbersRecipe(colours, (forest,)),
+            lambda: NumbersRecipe(colours(), (forest,), classes),
         ),
         Row(
             "sharpness",
             "one number, the finest ring's share of the spectrum; random forest",
-            lambda: NumbersRecipe(texture()[[SHARPNESS]], (coarse,)),
-            code=TEXTURE_CODE,
+            lambda: NumbersRecipe(texture()[[SHARPNESS]], (coarse,), classes),
         ),
         Row(
             "texture",
             "grey patterns, co-occurrence and spectrum; SVM",
-            lambda: NumbersRecipe(texture(), machines),
-            code=TEXTURE_CODE,
+            lambda: NumbersRecipe(texture(), machines, classes),
         ),
         Row(
             "frozen",
             f"{vit}, frozen, its own output; logistic regression",
-            lambda: NumbersRecipe(frozen(config.but(feature_blocks=None)), lines),
-            code=VIT_CODE,
+            lambda: NumbersRecipe(frozen(config.but(feature_blocks=None)), lines, classes),
         ),
         Row(
             "frozen-blocks",
             f"{vit}, frozen, blocks {blocks}; logistic regression",
-            lambda: NumbersRecipe(frozen(config), lines),
-            code=VIT_CODE,
+            lambda: NumbersRecipe(frozen(config), lines, classes),
         ),
         Row(
             "honest",
             f"texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
-            lambda: honest_recipe(texture(), frozen(config), seed=seed),
-            code=(*VIT_CODE, TEXTURE),
+            lambda: honest_recipe(texture(), frozen(config), classes, seed=seed),
         ),
         Row(
             "cnn",
             "ResNet-18 from scratch on grey pictures freed of light; one network a split",
-            lambda: ConvolutionRecipe(seed=seed),
+            lambda: ConvolutionRecipe(seed=seed, classes=classes),
             slow=True,
-            code=(*TEXTURE_CODE, "benchmarks/baselines/convnet.py"),
         ),
         Row(
             "fine-tuned",
@@ -120,15 +114,15 @@ def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.mode
                     image_size=config.image_size,
                     epochs=FINE_TUNING_EPOCHS,
                     seed=seed,
-                )
+                ),
+                classes,
             ),
             slow=True,
-            code=(*VIT_CODE, "src/classifier/training.py"),
         ),
     ]
 
 
-def honest_recipe(texture: pd.DataFrame, features: pd.DataFrame, *, seed: int) -> NumbersRecipe:
+def honest_recipe(texture: pd.DataFrame, features: pd.DataFrame, classes: Classes, *, seed: int) -> NumbersRecipe:
     """What carried furthest over to hides that training has not seen; ``references/experiments.md`` says what did not.
 
     Args:
@@ -150,7 +144,7 @@ def honest_recipe(texture: pd.DataFrame, features: pd.DataFrame, *, seed: int) -
     tokens = on(features.columns, _linear(0.001))
     members = [("lines", lines), ("trees", trees), ("tokens", tokens)]
     mixtures = (VotingClassifier(members[:2], voting="soft"), VotingClassifier(members, voting="soft"))
-    return NumbersRecipe(texture.join(features), (lines, *mixtures))
+    return NumbersRecipe(texture.join(features), (lines, *mixtures), classes)
 
 
 def _linear(strength: float) -> Pipeline:

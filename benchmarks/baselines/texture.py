@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,11 @@ from scipy.ndimage import gaussian_filter
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
 from tqdm import tqdm
 
-from src.data.images import load_image
-from src.files import load_file, save_atomically
+from src.data.pictures import load_image
+from src.data.tables import picture_identities
+from src.files import identity_of, read_kept, write_kept
 
+TEXTURE_VERSION = 1  # raise it when the same picture no longer gives the same numbers
 SIDE = 227  # pixels; pictures of another size are brought to it, or their grain would be measured at another scale
 SMOOTHINGS = (0, 1, 2, 4)  # pixels of the Gaussian before the patterns: fine grain and noise, then coarser forms
 PATTERNS = ((8, 1), (16, 2), (24, 3))  # neighbours and radius in pixels
@@ -39,17 +39,14 @@ def texture_table(table: pd.DataFrame, *, cache: Path | None = None) -> pd.DataF
     Raises:
         UnreadableImageError: If a file cannot be decoded.
     """
-    stamps = [f"{path} {os.stat(path).st_mtime_ns}" for path in table["path"]]
-    digest = hashlib.sha256("|".join([Path(__file__).read_text(encoding="utf-8"), *stamps]).encode()).hexdigest()
-    file = cache and Path(cache) / f"texture_{digest[:24]}.pt"
-    if file and file.is_file():
-        values = load_file(file)["numbers"].numpy()
+    file = cache and Path(cache) / f"texture_{identity_of(TEXTURE_VERSION, picture_identities(table))[:24]}.pt"
+    if kept := read_kept(file):
+        values = kept["numbers"].numpy()
     else:
         jobs = (delayed(_read)(path) for path in table["path"])
-        found = Parallel(-1, return_as="generator")(jobs)
-        values = np.stack(list(tqdm(found, desc="texture", unit="img", total=len(table))))
-        if file:
-            save_atomically({"numbers": torch.from_numpy(values)}, file)
+        numbers = Parallel(-1, return_as="generator")(jobs)
+        values = np.stack(list(tqdm(numbers, desc="texture", unit="img", total=len(table))))
+        write_kept({"numbers": torch.from_numpy(values)}, file)
     return pd.DataFrame(values, index=table["file"].to_list(), columns=[f"texture_{i}" for i in range(values.shape[1])])
 
 
@@ -87,24 +84,24 @@ def _read(path: str) -> np.ndarray:
 
 
 def _patterns(grey: np.ndarray) -> np.ndarray:
-    found = []
+    histograms = []
     for smoothing in SMOOTHINGS:
         # Eighths of a grey level once smoothed; patterns of smaller steps would be those of rounding.
         values = np.int32(gaussian_filter(grey, smoothing) * 8 if smoothing else grey)
         for neighbours, radius in PATTERNS:
             codes = local_binary_pattern(values, neighbours, radius, "uniform").astype(int)
-            found.append(np.sqrt(np.bincount(codes.ravel(), minlength=neighbours + 2) / codes.size))
-    return np.concatenate(found)
+            histograms.append(np.sqrt(np.bincount(codes.ravel(), minlength=neighbours + 2) / codes.size))
+    return np.concatenate(histograms)
 
 
 def _together(grain: np.ndarray) -> np.ndarray:
     steps = np.clip(grain / max(float(grain.std()), 1e-6) * LEVELS / 4 + LEVELS / 2, 0, LEVELS - 1).astype(np.uint8)
     matrices = graycomatrix(steps, DISTANCES, ANGLES, LEVELS, symmetric=True, normed=True)
-    found = []
+    numbers = []
     for name in PROPERTIES:
         values = graycoprops(matrices, name)  # (distances, angles)
-        found += [values.mean(1), values.std(1), np.ptp(values, axis=1)]
-    return np.concatenate(found)
+        numbers += [values.mean(1), values.std(1), np.ptp(values, axis=1)]
+    return np.concatenate(numbers)
 
 
 def _spectrum(grain: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files of tensors: written whole or not at all, read without running any code that they hold."""
+"""Checkpoints of the classifier: everything that inference needs, in one file."""
 
 from __future__ import annotations
 
@@ -6,33 +6,30 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import CLASS_NAMES
-from ..files import CheckpointError, load_file, save_atomically
+from ..files import CheckpointError, load_tensors, save_tensors
 from .model import ViTMultiClassClassifier
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2  # 1 had the block of localisation among the settings
 
 
 def save_checkpoint(model: ViTMultiClassClassifier, path: Path, **extra: Any) -> None:
-    """Writes everything that inference needs: weights, classes, settings, normal bank.
+    """Writes weights, classes, settings and the normal bank, usually to ``models/<run>.pth``.
 
-    Args:
-        model: The model to keep.
-        path: Usually ``models/<run>.pth``.
-        extra: Values kept beside it, as JSON keeps them: ``config``, ``thresholds``, ``run`` ...
+    ``extra`` values are kept beside them, as JSON keeps them: ``config``, ``thresholds``, ``run`` ...
     """
     content = {
         "format": CHECKPOINT_FORMAT,
         "settings": model.settings,
+        "class_names": list(model.class_names),
         "weights_description": model.weights_description,
         "state": model.state_dict(),
         **json.loads(json.dumps(extra)),  # plain types only: loading refuses all others
     }
-    save_atomically(content, path)
+    save_tensors(content, path)
 
 
 def load_checkpoint(
-    path: Path, *, class_names: tuple[str, ...] | None = CLASS_NAMES
+    path: Path, *, class_names: tuple[str, ...] | None = None
 ) -> tuple[ViTMultiClassClassifier, dict[str, Any]]:
     """The model of a checkpoint, ready for inference, and all that was saved beside it.
 
@@ -43,22 +40,20 @@ def load_checkpoint(
     Raises:
         CheckpointError: If the file is missing or damaged, of another format, or made for other classes.
     """
-    content = load_file(path)
-    if content.get("format") != CHECKPOINT_FORMAT or "settings" not in content or "state" not in content:
+    content = load_tensors(path)
+    lacking = {"settings", "state", "class_names", "weights_description"} - set(content)
+    if content.get("format") != CHECKPOINT_FORMAT or lacking:
         raise CheckpointError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}: it says {content.get('format')}")
-    settings = content["settings"]
-    if class_names is not None and tuple(settings["class_names"]) != tuple(class_names):
+    names, state = tuple(content["class_names"]), content["state"]
+    if class_names is not None and names != tuple(class_names):
         raise CheckpointError(
-            f"{path} was trained for the classes {', '.join(settings['class_names'])}; "
-            f"expected {', '.join(class_names)}, in this order"
+            f"{path} was trained for the classes {', '.join(names)}; expected {', '.join(class_names)}, in this order"
         )
-    settings = {**settings, "class_names": tuple(settings["class_names"])}
-    state = content["state"]
     try:
-        model = ViTMultiClassClassifier(len(settings["class_names"]), False, **settings)
+        model = ViTMultiClassClassifier(len(names), False, class_names=names, **content["settings"])
         model.normal_features = state["normal_features"].clone()  # the bank's length is the checkpoint's
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the backbone {settings['backbone']}: {error}") from error
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} does not fit its own settings {content['settings']}: {error}") from error
     model.weights_description = content["weights_description"]
     return model.eval(), content

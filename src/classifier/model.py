@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbone.vit import evaluating, image_transform, load_backbone
-from ..config import CLASS_NAMES, NORMAL_CLASS
+from ..config import CLASS_NAMES, Config
+from ..data.tables import Classes
 from ..scores import confidence_anomaly_scores, cosine_anomaly_scores, hybrid_anomaly_scores
+
+# Settings of a run that make the network; with the classes they stand in its checkpoint.
+OPTIONS = (
+    "backbone",
+    "image_size",
+    "dropout",
+    "hidden_features",
+    "similarity_weight",
+    "keep_blocks",
+    "feature_blocks",
+)
 
 
 class ViTMultiClassClassifier(nn.Module):
-    """Six kinds of leather surface, and how far an image is from normal ones.
+    """Kinds of leather surface, and how far an image is from normal ones.
 
     Args:
         num_classes: Number of classes; must be that of ``class_names``.
         pretrained: False leaves the backbone at random weights.
-        backbone: Name of any timm Vision Transformer.
-        weights: ``"timm"`` (the hub's), ``"shipped"`` (the project's small backbone) or the path of a weights file.
-        image_size: Side of the square input in pixels; None takes the backbone's own.
-        class_names: Names in the order of the outputs; one of them is ``normal_class``.
+        backbone, weights, image_size, keep_blocks: See `backbone.vit.load_backbone`.
+        class_names: Names in the order of the outputs; None takes the six published ones.
         normal_class: The class that counts as not anomalous, found by name.
         dropout: Of the head, in [0, 1).
         hidden_features: Width of the head's hidden layer.
         similarity_weight: Share of the cosine score in the hybrid score, in [0, 1].
-        patch_block: Block whose patch tokens localise, from 0; None takes the one that the weights file names (the
-            shipped one does, chosen on painted defects), else the block two thirds up.
-        keep_blocks: Keep only the lowest so many blocks; the final norm stays. None keeps all.
         feature_blocks: Blocks, from 0, whose tokens make the features: of each the class token and the mean and
             standard deviation of the patch tokens. Training standardises them, see `standardise`. None takes
             the backbone's own output, as published.
 
     Raises:
-        WeightsError: If the weights cannot be loaded.
-        NotATransformerError: If the backbone is another kind of network.
-        ValueError: If the class names do not fit.
+        WeightsError, NotATransformerError: As `backbone.vit.load_backbone`.
+        ValueError: If the class names or the blocks do not fit.
     """
 
     def __init__(
@@ -48,52 +52,29 @@ class ViTMultiClassClassifier(nn.Module):
         backbone: str = "vit_base_patch16_224",
         weights: str = "timm",
         image_size: int | None = None,
-        class_names: tuple[str, ...] = CLASS_NAMES,
-        normal_class: str = NORMAL_CLASS,
+        class_names: tuple[str, ...] | None = None,
+        normal_class: str = "non_defective",
         dropout: float = 0.1,
         hidden_features: int = 512,
         similarity_weight: float = 0.7,
-        patch_block: int | None = None,
         keep_blocks: int | None = None,
         feature_blocks: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        if len(class_names) != num_classes or normal_class not in class_names:
-            raise ValueError(
-                f"{num_classes} classes, names {class_names}, normal class {normal_class!r}: "
-                "expected one name a class and the normal class among them"
-            )
-        self.class_names, self.normal_class = tuple(class_names), normal_class
-        self.normal_index = self.class_names.index(normal_class)
-        self.similarity_weight = similarity_weight
-        self.settings = {
-            "backbone": backbone,
-            "image_size": image_size,
-            "class_names": list(class_names),
-            "normal_class": normal_class,
-            "dropout": dropout,
-            "hidden_features": hidden_features,
-            "similarity_weight": similarity_weight,
-            "patch_block": patch_block,
-            "keep_blocks": keep_blocks,
-            "feature_blocks": feature_blocks and list(feature_blocks),
-        }
+        self.classes = Classes(CLASS_NAMES if class_names is None else tuple(class_names), normal_class)
+        if len(self.classes.names) != num_classes:
+            raise ValueError(f"num_classes is {num_classes}, but there are {len(self.classes.names)} class names")
+        self.similarity_weight, self.feature_blocks = similarity_weight, tuple(feature_blocks or ())
+        options = locals()
+        self.settings = {name: options[name] for name in (*OPTIONS, "normal_class")}
         self.vit = load_backbone(
-            backbone,
-            weights,
-            image_size=image_size,
-            pretrained=pretrained,
-            keep_blocks=keep_blocks,
-            patch_block=patch_block,
+            backbone, weights, image_size=image_size, pretrained=pretrained, keep_blocks=keep_blocks
         )
-        self.settings["patch_block"] = self.vit.patch_block
-        self.backbone, self.weights_description = self.vit.network, self.vit.weights
-        self.image_size = self.vit.image_size
+        self.backbone, self.image_size = self.vit.network, self.vit.image_size
+        self.weights_description = self.vit.weights
         self.transform = image_transform(self.image_size, mean=self.vit.mean, std=self.vit.std)
-        self.feature_blocks = tuple(feature_blocks or ())
-        kept = len(self.backbone.blocks)
-        if not all(0 <= block < kept for block in self.feature_blocks):
-            raise ValueError(f"feature_blocks is {feature_blocks}; {backbone} has {kept} blocks here, from 0")
+        if not all(0 <= block < self.vit.depth for block in self.feature_blocks):
+            raise ValueError(f"feature_blocks is {feature_blocks}; {backbone} has {self.vit.depth} blocks here, from 0")
         parts = 2 + (getattr(self.backbone, "cls_token", None) is not None)
         self.num_features = self.backbone.num_features * (parts * len(self.feature_blocks) or 1)
         self.classifier = nn.Sequential(
@@ -106,6 +87,14 @@ class ViTMultiClassClassifier(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(self.num_features))
         self.register_buffer("feature_deviation", torch.ones(self.num_features))
         self.register_buffer("normal_features", torch.empty(0, self.num_features))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.classes.names
+
+    @property
+    def normal_class(self) -> str:
+        return self.classes.normal
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, classes) and features (n, d) of normalised images (n, 3, size, size)."""
@@ -122,7 +111,7 @@ class ViTMultiClassClassifier(nn.Module):
     def _raw_features(self, images: Tensor) -> Tensor:
         if not self.feature_blocks:
             return self.backbone(images)
-        found = self.backbone.forward_intermediates(
+        tokens = self.backbone.forward_intermediates(
             images,
             indices=list(self.feature_blocks),
             intermediates_only=True,
@@ -130,11 +119,11 @@ class ViTMultiClassClassifier(nn.Module):
             output_fmt="NLC",
             stop_early=True,
         )
-        features = []
-        for patches, prefix in found:
+        has_token, features = getattr(self.backbone, "cls_token", None) is not None, []
+        for patches, prefix in tokens:
             patches = F.layer_norm(patches, patches.shape[-1:])  # blocks differ in scale
             features += [patches.mean(1), patches.std(1)]
-            if self.backbone.cls_token is not None:
+            if has_token:
                 features.append(F.layer_norm(prefix[:, 0], prefix.shape[-1:]))
         return torch.cat(features, dim=1)
 
@@ -152,10 +141,7 @@ class ViTMultiClassClassifier(nn.Module):
         self.feature_deviation.copy_(deviation.clamp(min=max(0.1 * deviation.median().item(), 1e-6)))
 
     def store_normal_features(self, features: Tensor) -> None:
-        """Keeps the features of normal training images as the bank that cosine scores compare with.
-
-        Args:
-            features: From `extract_features`, shape (m, d), m >= 1, of images of the normal class only.
+        """Keeps features (m >= 1, d) of normal training images as the bank that cosine scores compare with.
 
         Raises:
             ValueError: If the shape does not fit or a value is not finite.
@@ -166,7 +152,6 @@ class ViTMultiClassClassifier(nn.Module):
             raise ValueError("the normal features hold values that are not finite")
         self.normal_features = features.detach().float().to(self.normal_features.device)
 
-    @torch.inference_mode()
     def classify_multiclass(self, images: Tensor) -> dict[str, Tensor]:
         """``predicted_classes`` (n,), ``class_probabilities`` (n, classes), ``features`` (n, d)."""
         return self.classify_features(self.extract_features(images))
@@ -183,12 +168,12 @@ class ViTMultiClassClassifier(nn.Module):
         }
 
     def detect_anomaly_hybrid(self, images: Tensor) -> dict[str, Tensor]:
-        """Classes and the three anomaly scores of normalised images (n, 3, size, size).
+        """Classes and the three anomaly scores of normalised images (n, 3, size, size); higher is more anomalous.
 
         Returns:
             ``anomaly_scores`` (hybrid, in [0, 2]), ``similarity_scores`` (cosine, in [0, 2]),
             ``classification_scores`` (in [0, 1]), ``predicted_classes``, ``normal_class_prob``, each of shape (n,);
-            ``class_probabilities`` (n, classes); ``features`` (n, d). Higher scores are more anomalous.
+            ``class_probabilities`` (n, classes); ``features`` (n, d).
 
         Raises:
             RuntimeError: If no normal features have been stored.
@@ -200,16 +185,16 @@ class ViTMultiClassClassifier(nn.Module):
         """As `detect_anomaly_hybrid`, from features that are there already."""
         if len(self.normal_features) == 0:
             raise RuntimeError("no normal features are stored; call store_normal_features with normal training images")
-        found = self.classify_features(features)
+        answers = self.classify_features(features)
         similarity = cosine_anomaly_scores(features, self.normal_features)
-        classification = confidence_anomaly_scores(found["class_probabilities"], self.normal_index)
+        classification = confidence_anomaly_scores(answers["class_probabilities"], self.classes.normal_index)
         hybrid = hybrid_anomaly_scores(similarity, classification, similarity_weight=self.similarity_weight)
         return {
             "anomaly_scores": hybrid,
             "similarity_scores": similarity,
             "classification_scores": classification,
-            "normal_class_prob": found["class_probabilities"][:, self.normal_index],
-            **found,
+            "normal_class_prob": answers["class_probabilities"][:, self.classes.normal_index],
+            **answers,
         }
 
     def extract_attention_maps(self, images: Tensor) -> dict[str, Tensor]:
@@ -217,18 +202,14 @@ class ViTMultiClassClassifier(nn.Module):
         return self.vit.attention_maps(images)
 
 
-def create_model(config: Any, *, pretrained: bool = True) -> ViTMultiClassClassifier:
+def create_model(config: Config, classes: Classes, *, pretrained: bool = True) -> ViTMultiClassClassifier:
     """The classifier that a `Config` describes, with a head whose first weights follow from its seed."""
     torch.manual_seed(config.seed)
     return ViTMultiClassClassifier(
-        num_classes=len(CLASS_NAMES),
-        pretrained=pretrained,
-        backbone=config.backbone,
+        len(classes.names),
+        pretrained,
         weights=config.weights,
-        image_size=config.image_size,
-        keep_blocks=config.keep_blocks,
-        feature_blocks=config.feature_blocks,
-        dropout=config.dropout,
-        hidden_features=config.hidden_features,
-        similarity_weight=config.similarity_weight,
+        class_names=classes.names,
+        normal_class=classes.normal,
+        **{name: getattr(config, name) for name in OPTIONS},
     )

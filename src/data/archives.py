@@ -21,7 +21,7 @@ from typing import IO
 
 from tqdm.auto import tqdm
 
-from .manifest import DataError, count_images, files_below, place_file
+from .manifest import DataError, files_below, place_file, require_published
 
 # RuntimeError is zipfile's for encrypted files and unknown compressions
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, RuntimeError)
@@ -44,7 +44,7 @@ def install(given: Path, data: Path, *, wanted: tuple[str, ...]) -> set[str]:
     with _open_members(given) as members:
         plan = _plan_files(given, members, wanted)
         parts = {file.split("/")[0] for file in plan}
-        count_images(plan, parts, where=given)
+        require_published(plan, parts, where=given)
         require_space(data, sum(size for size, _ in plan.values()), purpose=f"unpacking {given.name}")
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
         try:

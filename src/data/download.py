@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..config import TINY, paths
 from ..synthetic import sample
 from . import archives, manifest
 from .manifest import CLASSES, MVTEC, PARTS, DataError
+from .tables import class_root, has_classes, published
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class PreparedData:
     @property
     def table(self) -> pd.DataFrame:
         """The counts, one row a folder: ``set``, ``split`` ("all" for the classes), ``type``, ``images``."""
-        rows = [(CLASSES, "all", name, images) for name, images in self.counts[CLASSES].items()]
+        rows = [("classes", "all", name, images) for name, images in self.counts[CLASSES].items()]
         for category, splits in self.counts.get(MVTEC, {}).items():
             for split, types in splits.items():
                 rows += [(f"{MVTEC}/{category}", split, name, images) for name, images in types.items()]
@@ -98,7 +100,7 @@ def acquire(
         OSError: If a file does not exist, or (errno ENOSPC) the disk is too small.
     """
     if source not in SOURCES:
-        raise ValueError(f"source is {source!r}; expected one of {SOURCES}")
+        raise ValueError(f"source is {source!r}; expected one of {', '.join(SOURCES)}")
     if source == "sample":
         return _prepare_sample(thorough=thorough)
     external = (paths.root / "data").resolve() != paths.data
@@ -124,11 +126,13 @@ def acquire(
     if lacking := entry["missing_masks"] if MVTEC in entry["counts"] else [MVTEC]:
         advice = f"get MVTec AD from {MVTEC_PAGE} and pass mvtec_local=..."
         log.warning("%s lacks %s, which notebook 3.0 needs: %s", paths.data, lacking[0], advice)
-    return PreparedData(name=REAL_NAME, root=paths.data, entry=entry)
+    return PreparedData(name=run_name(paths.data), root=paths.data, entry=entry)
 
 
 def find_data(preference: str = "auto") -> tuple[str, Path]:
-    """Name and root folder of the prepared data, for the notebooks 2.0 to 4.0.
+    """Name of the run and root folder of the prepared data, for the notebooks 2.0 to 4.0.
+
+    The published six classes are called ``best_modelo_kaggle_dataset``, other data by the name of their folder.
 
     Args:
         preference: ``auto`` takes the real set, else the sample; ``sample`` takes that; any other source the real set.
@@ -138,19 +142,30 @@ def find_data(preference: str = "auto") -> tuple[str, Path]:
         FileNotFoundError: If that set is not there; the message says what to run first.
     """
     if preference not in SOURCES:
-        raise ValueError(f"preference is {preference!r}; expected one of {SOURCES}")
+        raise ValueError(f"preference is {preference!r}; expected one of {', '.join(SOURCES)}")
     if preference != "sample" and CLASSES not in _missing_parts():
-        return REAL_NAME, paths.data
+        return run_name(paths.data), paths.data
     if preference in ("auto", "sample") and (paths.sample / CLASSES).is_dir():
         log.warning("reading the built-in sample: results made from it say nothing about real leather")
         return SAMPLE_NAME, paths.sample
     root = paths.sample if preference == "sample" else paths.data
     advice = "Run 1.0.download-datasets.ipynb first, or set LEATHER_DATA to the folder that holds it."
-    raise FileNotFoundError(f"{root} holds no {CLASSES}/. {advice}")
+    raise FileNotFoundError(f"{root} holds neither {CLASSES}/ nor two folders of pictures. {advice}")
+
+
+def run_name(data: Path) -> str:
+    """What results made from a data folder are called; never ``sample``."""
+    if class_root(data) != data and published(class_root(data)):
+        return REAL_NAME
+    name = re.sub(r"[^\w-]+", "_", data.name).strip("_") or "data"
+    return f"{name}_own" if name in (REAL_NAME, SAMPLE_NAME) else name
 
 
 def _missing_parts() -> tuple[str, ...]:
-    return tuple(part for part in PARTS if not (paths.data / part).is_dir())  # renamed into place: there means whole
+    there = {part for part in PARTS if (paths.data / part).is_dir()}  # renamed into place: there means whole
+    if has_classes(paths.data):
+        there.add(CLASSES)
+    return tuple(part for part in PARTS if part not in there)
 
 
 def _prepare_sample(*, thorough: bool) -> PreparedData:
@@ -167,8 +182,8 @@ def _fetch(source: str, wanted: tuple[str, ...]) -> dict[str, str]:
         try:
             if not _answers(SITES[name]):
                 raise DownloadError("it cannot be reached; is there a network?")
-            found = _fetch_drive(wanted) if name == "drive" else _fetch_kaggle()
-            return dict.fromkeys(found, name)
+            parts = _fetch_drive(wanted) if name == "drive" else _fetch_kaggle()
+            return dict.fromkeys(parts, name)
         except DownloadError as error:
             log.warning("%s failed: %s", name, error)
             reasons.append(f"{name} failed: {error}")
@@ -189,11 +204,11 @@ def _fetch_drive(wanted: tuple[str, ...]) -> set[str]:
             advice = f"Run again to go on with what arrived in {archive.parent}, or delete that folder to start anew."
             raise DownloadError(f"{error}\n{advice}") from error
     try:
-        found = archives.install(archive, paths.data, wanted=wanted)
+        parts = archives.install(archive, paths.data, wanted=wanted)
     except DataError as error:
         raise DownloadError(f"{error}\nIf its zip is to be fetched again, delete {archive.parent} first.") from error
     shutil.rmtree(archive.parent)
-    return found
+    return parts
 
 
 def _fetch_kaggle() -> set[str]:

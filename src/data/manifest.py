@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -14,7 +13,9 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from ..config import CLASS_NAMES, KAGGLE_FOLDER, MVTEC_FOLDER, paths
-from .images import IMAGE_SUFFIXES, canonical_class_name, load_image
+from ..files import write_json
+from .pictures import is_picture, load_image
+from .tables import class_name, class_root, digest, index_images, published
 
 CLASSES, MVTEC = PARTS = (KAGGLE_FOLDER, MVTEC_FOLDER)
 SPLITS = ("train", "test", "ground_truth")
@@ -25,7 +26,7 @@ class DataError(ValueError):
 
 
 def place_file(file: str) -> tuple[str, str, str] | None:
-    """Tell from the folders of a file (its path, with slashes) to which set it belongs.
+    """Tell from the folders of a file (its path, with slashes) to which published set it belongs.
 
     Returns:
         The set (``leather_defect_classification`` or ``mvtec/<category>``), the folder that holds it, and the file's
@@ -36,15 +37,15 @@ def place_file(file: str) -> tuple[str, str, str] | None:
         return None
     if name == "hides.csv":
         return CLASSES, "/".join(folders), name
-    if not folders or PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
+    if not folders or not is_picture(name):
         return None
-    if canonical_class_name(folders[-1]):
+    if class_name(folders[-1]) in CLASS_NAMES:
         return CLASSES, "/".join(folders[:-1]), f"{folders[-1]}/{name}"
-    *home, split, kind = ["", *folders]
+    *home, split, defect = ["", *folders]
     if split not in SPLITS:
         return None
     category = "leather" if not home[-1] or home[-1].startswith(MVTEC) else home[-1]  # some archives do not name it
-    return f"{MVTEC}/{category}", "/".join(home[1:]), f"{split}/{kind}/{name}"
+    return f"{MVTEC}/{category}", "/".join(home[1:]), f"{split}/{defect}/{name}"
 
 
 def files_below(folder: Path) -> dict[str, Path]:
@@ -53,30 +54,37 @@ def files_below(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in sorted(files)}
 
 
-def count_images(files: Iterable[str], parts: Iterable[str], *, where: Path) -> dict:
-    """Numbers of images, ``[CLASSES][class]`` and ``[MVTEC][category][split][type]``, of the sets named in ``parts``.
-
-    Raises:
-        DataError: If a class has no image, or a category none in train/good or test; it calls their place ``where``.
-    """
-    counts = {CLASSES: dict.fromkeys(CLASS_NAMES, 0), MVTEC: {}}
+def require_published(files: Iterable[str], parts: Iterable[str], *, where: Path) -> None:
+    """Raise DataError unless the published sets named in ``parts`` are whole: six classes, train/good and test."""
     folders = Counter(tuple(file.split("/")[:-1]) for file in files)
-    for (part, *names), images in sorted(folders.items()):
-        if part == MVTEC:
-            category, split, kind = names
-            counts[MVTEC].setdefault(category, {name: {} for name in SPLITS})[split][kind] = images
-        elif names:  # none: hides.csv
-            counts[CLASSES][canonical_class_name(names[0])] += images
-    lacking = [name for name in CLASS_NAMES if CLASSES in parts and not counts[CLASSES][name]]
-    for category, splits in counts[MVTEC].items():
-        if "good" not in splits["train"] or not splits["test"]:
-            lacking.append(f"{category}/train/good or {category}/test")
+    classes = {class_name(names[1]) for names in folders if names[0] == CLASSES and len(names) > 1}
+    lacking = [name for name in CLASS_NAMES if CLASSES in parts and name not in classes]
+    lacking += _lacking_splits(count_mvtec(files))
     if lacking:
         raise DataError(
             f"{where} has no image of {', '.join(lacking)}. Expected a folder of images for each of "
             f"{', '.join(CLASS_NAMES)}, and MVTec AD in its own layout. Add what is missing, or get the set again."
         )
-    return {part: counts[part] for part in PARTS if part in parts}
+
+
+def count_mvtec(files: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """Numbers of images, ``[category][split][type]``, of files named ``mvtec/<category>/<split>/<type>/<name>``."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for file in files:
+        part, *names = file.split("/")
+        if part == MVTEC:
+            category, split, defect, _ = names
+            types = counts.setdefault(category, {name: {} for name in SPLITS})[split]
+            types[defect] = types.get(defect, 0) + 1
+    return counts
+
+
+def _lacking_splits(counts: dict[str, dict[str, dict[str, int]]]) -> list[str]:
+    return [
+        f"{category}/train/good or {category}/test"
+        for category, splits in counts.items()
+        if "good" not in splits["train"] or not splits["test"]
+    ]
 
 
 def record(root: Path, place: str, *, origins: dict[str, str], thorough: bool) -> dict:
@@ -87,16 +95,27 @@ def record(root: Path, place: str, *, origins: dict[str, str], thorough: bool) -
 
     Raises:
         DataError: If a set is incomplete, or not what the manifest says.
+        FileNotFoundError: If there are fewer than two classes.
         UnreadableImageError: If an image cannot be decoded.
     """
-    files = {f"{part}/{file}": path for part in PARTS for file, path in files_below(root / part).items()}
-    files = {file: path for file, path in files.items() if (at := place_file(file)) and f"{at[0]}/{at[2]}" == file}
-    parts = {CLASSES} | {file.split("/")[0] for file in files}
-    counts = count_images(files, parts, where=root)
+    table = index_images(class_root(root))
+    if published(class_root(root)) and (lacking := set(CLASS_NAMES) - set(table["label"])):
+        raise DataError(
+            f"{root} has no image of {', '.join(sorted(lacking))}. Add what is missing, or get the set again."
+        )
+    mvtec = {f"{MVTEC}/{file}": path for file, path in files_below(root / MVTEC).items()}
+    mvtec = {file: path for file, path in mvtec.items() if (at := place_file(file)) and f"{at[0]}/{at[2]}" == file}
+    own = [*map(Path, table["path"]), *class_root(root).glob("hides.csv")]
+    files = {path.relative_to(root).as_posix(): path for path in own} | mvtec
+    counts = {CLASSES: {str(label): int(n) for label, n in table["label"].value_counts(sort=False).items()}}
+    if mvtec:
+        counts[MVTEC] = count_mvtec(mvtec)
+        if lacking := _lacking_splits(counts[MVTEC]):
+            raise DataError(f"{root / MVTEC} has no image of {', '.join(lacking)}. Get the set again.")
     sizes = {file: path.stat().st_size for file, path in files.items()}
     sources = json.loads(paths.manifest.read_text(encoding="utf-8"))["sources"] if paths.manifest.is_file() else {}
     entry = sources.get(place, {})
-    if not origins and entry.get("root") == paths.relative(root) and set(entry["counts"]) == parts:
+    if not origins and entry.get("root") == paths.relative(root) and set(entry["counts"]) == set(counts):
         before, now = (entry["checksums"], _check_files(files)) if thorough else (entry["sizes"], sizes)
         if changed := sorted(file for file in before | now if before.get(file) != now.get(file)):
             raise DataError(
@@ -104,7 +123,7 @@ def record(root: Path, place: str, *, origins: dict[str, str], thorough: bool) -
                 f"Put them right or get the set again; if they are as they should be, delete {paths.manifest}."
             )
     else:
-        known = dict.fromkeys(parts, "found there") | entry.get("source", {}) | origins
+        known = dict.fromkeys(counts, "found there") | entry.get("source", {}) | origins
         entry = {
             "source": {part: known[part] for part in counts},
             "root": paths.relative(root),
@@ -114,11 +133,7 @@ def record(root: Path, place: str, *, origins: dict[str, str], thorough: bool) -
             "sizes": sizes,
             "checksums": _check_files(files),
         }
-    unfinished = paths.manifest.with_suffix(".part")
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    manifest = {"current": place, "sources": sources | {place: entry}}
-    unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(paths.manifest)  # in one step: nobody ever reads half of it
+    write_json({"current": place, "sources": sources | {place: entry}}, paths.manifest)
     return entry
 
 
@@ -136,6 +151,6 @@ def _check_files(files: dict[str, Path]) -> dict[str, str]:
 
 
 def _check_file(path: Path) -> str:
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if is_picture(path):
         load_image(path)  # its error names the file and says what to do
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest(path)

@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..config import CLASS_NAMES
+from ..data.tables import order_classes
 from ..style import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, bare, readable, set_title
 
 
@@ -24,7 +24,9 @@ def plot_copies(table: pd.DataFrame, *, name: str) -> Figure:
         name: The data set, for the title.
     """
     kinds = pd.crosstab(table["label"], table["copy_kind"])
-    kinds = kinds.reindex(index=list(CLASS_NAMES), columns=["distinct", "exact", "changed"], fill_value=0)
+    kinds = kinds.reindex(
+        index=list(order_classes(table["label"])), columns=["distinct", "exact", "changed"], fill_value=0
+    )
     figure, axis = plt.subplots(figsize=(WIDTH, 0.42 * len(kinds) + 1.5))
     left = np.zeros(len(kinds))
     texts = {"distinct": "distinct pictures", "exact": "byte-for-byte copies", "changed": "changed copies"}
@@ -87,9 +89,11 @@ def plot_hides(
 
 
 @mpl.rc_context(STYLE)
-def plot_classes_per_hide(classes_per_group: Mapping[str, Mapping[str, int]], *, name: str) -> Figure:
+def plot_classes_per_hide(
+    classes_per_group: Mapping[str, Mapping[str, int]], *, class_names: tuple[str, ...], name: str
+) -> Figure:
     """Images of each class on each hide: a class that keeps to hides of its own can be told by them."""
-    counts = pd.DataFrame(classes_per_group).reindex(list(CLASS_NAMES)).fillna(0).astype(int)
+    counts = pd.DataFrame(classes_per_group).reindex(list(class_names)).fillna(0).astype(int)
     figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
     shares = counts.div(counts.sum(axis=1), axis=0)
     labels = counts.astype(str).where(counts > 0, "")
@@ -99,7 +103,6 @@ def plot_classes_per_hide(classes_per_group: Mapping[str, Mapping[str, int]], *,
         fmt="",
         cmap="Blues",
         vmin=0,
-        vmax=1,
         ax=axis,
         linewidths=0.5,
         annot_kws={"size": 7.5},
@@ -118,20 +121,20 @@ def plot_classes_per_hide(classes_per_group: Mapping[str, Mapping[str, int]], *,
 def plot_shortcut(baseline: Mapping[str, Mapping[str, float]], *, name: str) -> Figure:
     """The colour-only forest on both splits. ``baseline``: from `audit.colour_only_baseline`."""
     panels = {
-        "accuracy": ("accuracy, six classes", baseline["random"]["chance"]),
+        "accuracy": ("accuracy, all classes", baseline["random"]["chance"]),
         "auroc": ("AUROC, defective or not", 0.5),
     }
-    splits = {
-        "random": f"tiles at random\n(80/20, n = {baseline['random']['n']:,})",
-        "hide": f"hides apart\n(5 folds, n = {baseline['hide']['n']:,})",
-    }
+    texts = {"random": "tiles at random\n(80/20", "hide": "hides apart\n(5 folds"}
+    splits = {split: f"{texts[split]}, n = {figures['n']:,})" for split, figures in baseline.items()}
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
     for axis, (key, (text, chance)) in zip(axes, panels.items(), strict=True):
         values = [baseline[split][key] for split in splits]
-        bars = axis.bar(list(splits.values()), values, color=[DEFECT, NORMAL], width=0.55)
+        bars = axis.bar(list(splits.values()), values, color=[DEFECT, NORMAL][: len(values)], width=0.55)
         axis.bar_label(bars, [f"{value:.4f}" for value in values], padding=3)
         axis.axhline(chance, color=NEUTRAL, linestyle="--", linewidth=1)
-        axis.text(0.5, chance + 0.01, "chance", color=NEUTRAL, ha="center", va="bottom", fontsize=8.5)
+        axis.text(
+            0.5 * (len(values) - 1), chance + 0.01, "chance", color=NEUTRAL, ha="center", va="bottom", fontsize=8.5
+        )
         axis.set(ylim=(0, 1.1), title=text)
     set_title(figure, f"{name}: what six colour numbers reach, without any texture")
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from ..data.images import load_image
+from ..data.pictures import load_image
 
 SIDE = 64  # pixels that pictures are compared at
 SMOOTH = 4.0  # standard deviation in these pixels; what is smoother (uneven light) is not compared
@@ -22,13 +21,6 @@ NEAR = 0.45  # correlation of texture from which two pictures may be copies: str
 SAME_COLOUR = 3.0  # grey levels that the coarse colours of copies differ by on average, at most; neighbours differ more
 COARSE = 8  # pixels a side of the coarse colours
 BLOCK = 512  # pictures compared at a time
-
-
-def exact_copies(table: pd.DataFrame) -> pd.Series:
-    """For every row the ``file`` of the first image with the same bytes: its own, if it is that image."""
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda path: hashlib.sha256(Path(path).read_bytes()).hexdigest(), table["path"]))
-    return table["file"].groupby(pd.Series(digests, index=table.index)).transform("first").rename("copy_of")
 
 
 def near_duplicates(table: pd.DataFrame, *, threshold: float = NEAR, progress: bool = True) -> pd.DataFrame:
@@ -66,8 +58,8 @@ def near_duplicates(table: pd.DataFrame, *, threshold: float = NEAR, progress: b
             difference = _orientations(colours[i : i + 1])[orientation][0] - colours[j]
             if np.abs(difference).mean() <= SAME_COLOUR:
                 pairs.append((files[i], files[j], float(best[row, j])))
-    found = pd.DataFrame(pairs, columns=["first", "second", "correlation"])
-    return found.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
+    near = pd.DataFrame(pairs, columns=["first", "second", "correlation"])
+    return near.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
 
 
 def _views(path: str) -> tuple[np.ndarray, np.ndarray]:

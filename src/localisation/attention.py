@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..backbone.vit import Backbone, image_transform
-from ..data.images import load_image, load_mask
+from ..data.pictures import load_image, load_mask
 from .bank import EVALUATION_SIZE, evaluated_mask, upsample_maps
 from .figures import plot_attention
 from .pixel_metrics import pixel_metrics
@@ -42,8 +42,8 @@ def attention_metrics(backbone: Backbone, test: pd.DataFrame) -> dict[str, dict[
 def attention_maps(backbone: Backbone, image: Image.Image) -> dict[str, np.ndarray]:
     """Attention of the class token to one image by kind, each float32 (256, 256), share of attention per patch."""
     transform = image_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
-    found = backbone.attention_maps(transform(image)[None].to(backbone.device))
-    return {kind: upsample_maps(found[kind].cpu(), (EVALUATION_SIZE,) * 2)[0].numpy() for kind in KINDS}
+    attention = backbone.attention_maps(transform(image)[None].to(backbone.device))
+    return {kind: upsample_maps(attention[kind].cpu(), (EVALUATION_SIZE,) * 2)[0].numpy() for kind in KINDS}
 
 
 def attention_figure(backbone: Backbone, path: str, anomaly_map: np.ndarray, *, threshold: float, title: str) -> Figure:

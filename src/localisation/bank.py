@@ -20,8 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..backbone.vit import Backbone
-from ..files import CheckpointError, load_file, save_atomically
-from ..scores import greedy_coreset, nearest_cosine_distance
+from ..files import CheckpointError, load_tensors, save_tensors
+from ..scores import nearest_cosine_distance
 from .encoder import BankSettings, Encoder
 
 EVALUATION_SIZE = 256  # maps and masks are compared at 256 x 256 px, as most of the field does
@@ -70,8 +70,6 @@ class PatchBank:
     def of_rows(cls, encoder: Encoder, rows: list[Tensor], *, seed: int = 0) -> PatchBank:
         """The bank of the rows of some pictures, reduced to the settings' limit."""
         joined, limit = torch.cat(rows), encoder.settings.limit
-        if len(joined) > limit and encoder.settings.coreset == "greedy":
-            joined = joined[greedy_coreset(joined, limit, seed=seed)]
         return cls(encoder, _some(joined, limit, seed))
 
     def patch_map(self, picture: Image.Image) -> Tensor:
@@ -91,8 +89,8 @@ class PatchBank:
             distances = nearest_cosine_distance(flat, self.rows, neighbours=self.settings.neighbours, normalise=False)
             maps = distances.view(n, h, w)
             weight = torch.minimum(_ramp(h)[:, None], _ramp(w)[None, :])
-            for (top, left), found in zip(places, maps, strict=True):
-                total[top : top + h, left : left + w] += weight * found
+            for (top, left), distance in zip(places, maps, strict=True):
+                total[top : top + h, left : left + w] += weight * distance
                 weights[top : top + h, left : left + w] += weight
         return total / weights
 
@@ -130,7 +128,7 @@ class PatchBank:
     def save(self, path: Path, **extra: object) -> None:
         """Writes rows, settings, the backbone's identity and extra plain values, whole or not at all."""
         content = {"format": BANK_FORMAT, "settings": asdict(self.settings), "backbone": self.encoder.backbone.identity}
-        save_atomically({**content, "rows": self.rows, "extra": extra}, path)
+        save_tensors({**content, "rows": self.rows, "extra": extra}, path)
 
     @classmethod
     def load(cls, path: Path, backbone: Backbone) -> tuple[PatchBank, dict[str, object]]:
@@ -139,7 +137,7 @@ class PatchBank:
         Raises:
             CheckpointError: If the file is missing, damaged, no bank, or made with another backbone.
         """
-        content = load_file(path)
+        content = load_tensors(path)
         if content.get("format") != BANK_FORMAT or "rows" not in content:
             raise CheckpointError(f"{path} holds no patch bank of format {BANK_FORMAT}")
         if content["backbone"] != (wanted := backbone.identity):
@@ -148,30 +146,15 @@ class PatchBank:
 
 
 def picture_rows(encoder: Encoder, pictures: list[Image.Image], *, seed: int = 0) -> list[Tensor]:
-    """Unit patch tokens of each normal picture, (patches, d), in all its turns if the settings say so.
+    """Unit patch tokens of each normal picture, (patches, d); at most its share of the limit, drawn at random.
 
-    A random choice of them if there are more than the picture's share of the limit (four times that if the coreset is
-    greedy): memory is bounded, however many and large the pictures are.
+    Memory is bounded, however many and large the pictures are.
     """
-    settings, rows = encoder.settings, []
+    most, rows = math.ceil(encoder.settings.limit / len(pictures)), []
     for picture in tqdm(pictures, desc="normal images", unit="img"):
-        turned = turns_of(picture) if settings.turns else [picture]
-        share = (4 if settings.coreset == "greedy" else 1) / len(pictures)
-        most = math.ceil(settings.limit * share / len(turned))
-        pieces = [[tokens.permute(0, 2, 3, 1).flatten(0, 2) for _, tokens in encoder.tiles(turn)] for turn in turned]
-        rows.append(torch.cat([_some(torch.cat(piece), most, seed) for piece in pieces]))
+        tokens = [tile.permute(0, 2, 3, 1).flatten(0, 2) for _, tile in encoder.tiles(picture)]
+        rows.append(_some(torch.cat(tokens), most, seed))
     return rows
-
-
-def turns_of(picture: Image.Image) -> list[Image.Image]:
-    """A picture in its four quarter turns and their mirror images, itself first."""
-    kinds = Image.Transpose
-    both = [picture, picture.transpose(kinds.FLIP_LEFT_RIGHT)]
-    return [
-        p if turn is None else p.transpose(turn)
-        for p in both
-        for turn in (None, kinds.ROTATE_90, kinds.ROTATE_180, kinds.ROTATE_270)
-    ]
 
 
 def _some(rows: Tensor, most: int, seed: int) -> Tensor:

@@ -24,10 +24,8 @@ class BankSettings:
     side: int  # pixels that a picture's shorter side is brought to, whatever its size
     tile: int  # side of the network's input in pixels, a multiple of the patch; larger pictures are cut into such tiles
     overlap: float = 0.25  # share of a tile that its neighbour sees too
-    turns: bool = False  # normal pictures are kept in all quarter turns and mirrored: leather has no upside
     neighbours: int = 1  # whose mean distance counts
     limit: int = 20_000  # patches kept at most
-    coreset: str = "random"  # how they are chosen: "random", or "greedy" (farthest first)
     smoothing: float = 0.5  # standard deviation of the Gaussian over maps, in patches
 
     def __post_init__(self) -> None:
@@ -36,8 +34,6 @@ class BankSettings:
             raise ValueError("blocks is empty; expected one block at least")
         if not 0 <= self.overlap < 1 or min(self.side, self.tile, self.neighbours, self.limit) < 1:
             raise ValueError(f"expected overlap in [0, 1), side, tile, neighbours, limit of 1 or more; got {self}")
-        if self.coreset not in ("random", "greedy"):
-            raise ValueError(f"coreset is {self.coreset!r}; expected 'random' or 'greedy'")
 
 
 def default_settings(backbone: Backbone, picture: Image.Image) -> BankSettings:

@@ -8,21 +8,20 @@ leather give?
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..backbone.device import choose_device
 from ..backbone.vit import Backbone
-from ..data.images import load_image, load_mask
-from .bank import EVALUATION_SIZE, PatchBank, evaluated_map, evaluated_mask
+from ..data.pictures import load_image, load_mask
+from .bank import EVALUATION_SIZE, evaluated_map, evaluated_mask
 from .encoder import BankSettings
-from .thresholds import Normals, Thresholds, choose_settings, choose_thresholds
+from .thresholds import Normals, Thresholds, choose_pixel_threshold, choose_settings, choose_thresholds
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class Localisation:
     masks: np.ndarray  # (n, 256, 256) bool
     image_scores: np.ndarray  # (n,), see `PatchBank.image_score`
     thresholds: Thresholds
-    settings: dict[str, Any]
+    bank_settings: BankSettings
+    facts: dict[str, Any]  # what a report says of backbone and bank
 
     @property
     def is_defect(self) -> np.ndarray:
@@ -56,19 +56,17 @@ def localise(
     settings: BankSettings | None = None,
     seed: int = 0,
     device: torch.device | None = None,
-    remember: TokenMemory | None = None,
 ) -> Localisation:
     """Anomaly maps of test images by distance to the patches of normal images.
 
     Args:
         backbone: Gives the patch tokens.
         normal_paths: Normal images, one at least.
-        test: Rows of `index_mvtec`, part ``test``.
+        test: Rows of `mvtec.index_mvtec`, part ``test``.
         protocol: Name under which the figures are reported.
         settings: Of the bank of patches; None takes those of `choose_settings`, chosen on the normal images.
         seed: Of the choice of patches that are kept, if there are too many.
         device: None chooses.
-        remember: Keeps the tokens of the test images for further protocols; None forgets them.
 
     Raises:
         ValueError: Without a normal image.
@@ -76,23 +74,25 @@ def localise(
     """
     normals = Normals.load(normal_paths, protocol, seed=seed)
     backbone = backbone.to(device or choose_device())
-    source = "given"
-    if settings is None:
-        settings, tried = choose_settings(backbone, normals)
-        source = f"highest pixel AP, {max(tried):.3f}, of {len(tried)} candidates on defects painted on normal images"
-    encoder = normals.encoder(backbone, settings)
+    choice = choose_settings(backbone, normals) if settings is None else None
+    encoder = normals.encoder(backbone, choice.settings if choice else settings)
     rows = normals.rows(encoder)
-    thresholds = choose_thresholds(normals, encoder, rows)
+    pixel = choice.threshold if choice else choose_pixel_threshold(normals, encoder, rows)
+    thresholds = choose_thresholds(normals, encoder, rows, pixel)
     bank = normals.whole_bank(encoder, rows)
     maps, masks, scores, seconds = [], [], [], 0.0
     for row in tqdm(test.itertuples(), total=len(test), desc=f"maps {protocol}", unit="img"):
         started = time.perf_counter()
-        size, tiles = (remember or _fresh)(bank, row.path)
-        patches = bank.map_of(tiles, size)
+        picture = load_image(row.path)
+        patches = bank.patch_map(picture)
         maps.append(evaluated_map(bank, patches))
         scores.append(bank.image_score(patches))
         seconds += time.perf_counter() - started
-        masks.append(evaluated_mask(load_mask(row.mask, size=size)))
+        masks.append(evaluated_mask(load_mask(row.mask, size=picture.size)))
+    source = "given"
+    if choice:
+        best, tried = max(choice.scores), len(choice.scores)
+        source = f"highest pixel AP, {best:.3f}, of {tried} candidates on defects painted on normal images"
     return Localisation(
         protocol=protocol,
         test=test.reset_index(drop=True),
@@ -100,7 +100,8 @@ def localise(
         masks=np.stack(masks),
         image_scores=np.array(scores),
         thresholds=thresholds,
-        settings={
+        bank_settings=bank.settings,
+        facts={
             "backbone": backbone.identity,
             "weights": backbone.weights,
             "normal_images": len(normal_paths),
@@ -108,30 +109,6 @@ def localise(
             "seed": seed,
             "evaluation_size": EVALUATION_SIZE,
             "settings_source": source,
-            "images_per_second": None if remember else len(test) / seconds,
-            **asdict(bank.settings),
+            "images_per_second": len(test) / seconds,
         },
     )
-
-
-Tiles = list[tuple[list[tuple[int, int]], Tensor]]
-
-
-class TokenMemory:
-    """Patch tokens of test images, computed once for all banks of the same model, blocks and resolution."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], tuple[tuple[int, int], Tiles]] = {}
-
-    def __call__(self, bank: PatchBank, path: str) -> tuple[tuple[int, int], Tiles]:
-        """Size (width, height) of a picture, and its tiles as the bank sees them."""
-        seen = bank.settings
-        key = (path, bank.encoder.backbone, seen.blocks, seen.side, seen.tile, seen.overlap)
-        if key not in self._kept:
-            self._kept[key] = _fresh(bank, path)
-        return self._kept[key]
-
-
-def _fresh(bank: PatchBank, path: str) -> tuple[tuple[int, int], Tiles]:
-    picture = load_image(path)
-    return picture.size, list(bank.encoder.tiles(picture))

@@ -70,15 +70,15 @@ def pixel_intervals(
             row[kind] = np.bincount(bins, share.ravel(), minlength=len(edges) + 1)
     marked = maps >= threshold
     sums = np.stack([(marked & masks).sum((1, 2)), marked.sum((1, 2)), masks.sum((1, 2))], axis=1)
-    generator, found = np.random.default_rng(seed), []
+    generator, draws = np.random.default_rng(seed), []
     for _ in range(repeats):
         times = np.bincount(generator.integers(0, len(maps), len(maps)), minlength=len(maps))
         hits, false, overlap = np.cumsum(np.tensordot(times, counts, 1), axis=1)
         if hits[-1] and false[-1]:
             curve = _figures(hits, false, overlap / (times @ regions), 0.3)
-            found.append(curve | _at_threshold(*(times @ sums)))
-    low, high = np.percentile([list(figures.values()) for figures in found], [2.5, 97.5], axis=0)
-    return {name: [float(a), float(b)] for name, a, b in zip(found[0], low, high, strict=True)}
+            draws.append(curve | _at_threshold(*(times @ sums)))
+    low, high = np.percentile([list(figures.values()) for figures in draws], [2.5, 97.5], axis=0)
+    return {name: [float(a), float(b)] for name, a, b in zip(draws[0], low, high, strict=True)}
 
 
 def threshold_metrics(maps: np.ndarray, masks: np.ndarray, *, threshold: float) -> dict[str, float]:

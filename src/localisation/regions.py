@@ -36,14 +36,14 @@ def find_regions(values: np.ndarray, threshold: float, *, smallest: int = 1) -> 
     if not threshold > 0:
         raise ValueError(f"threshold is {threshold}; expected above 0")
     labels = measure.label(values >= threshold, connectivity=2)
-    found = []
+    regions = []
     for region in measure.regionprops(labels, intensity_image=values):
         if region.area < smallest:
             continue
         top, left, bottom, right = region.bbox
         outlines = measure.find_contours(np.pad(region.image_filled, 1).astype(float), 0.5)
         outline = max(outlines, key=len)[:, ::-1] - 1 + (left, top)  # row, column of the padded box -> x, y
-        found.append(
+        regions.append(
             Region(
                 box=(left, top, right, bottom),
                 area=int(region.area),
@@ -52,4 +52,4 @@ def find_regions(values: np.ndarray, threshold: float, *, smallest: int = 1) -> 
                 contour=outline,
             )
         )
-    return sorted(found, key=lambda region: -region.score)
+    return sorted(regions, key=lambda region: -region.score)

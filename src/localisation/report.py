@@ -7,107 +7,104 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import load_image
-from ..files import write_json
-from ..style import save_figure
+from ..data.pictures import load_image
+from ..files import whole_file, write_json
+from ..style import plot_pictures, save_figure
 from .bank import EVALUATION_SIZE
-from .figures import plot_defect_examples, plot_localisation
+from .figures import Case, plot_localisation
 from .localise import Localisation
 from .regions import find_regions
 
 FURTHER = 3  # misses and false alarms that the figure shows beside those chosen by score
 
 
-def write_mvtec_reports(found: Localisation, metrics: dict[str, Any], folder: Path, *, about: str) -> list[Path]:
+def write_mvtec_reports(localised: Localisation, metrics: dict[str, Any], folder: Path, *, about: str) -> list[Path]:
     """All files of ``resultados_mvtec_visual/``; returns their paths.
 
     Args:
-        found: The protocol that the pictures show.
+        localised: The protocol that the pictures show.
         metrics: The whole content of ``mvtec_metrics.json``; ``protocols`` holds one entry a protocol.
         folder: ``reports/<run>/resultados_mvtec_visual``.
         about: Data set, run and backbone, for titles.
     """
     folder = Path(folder)
-    shown = [_figure_row(found, index, reason) for index, reason in _chosen_rows(found)]
+    written = [write_json(metrics, folder / "mvtec_metrics.json"), folder / "visual_validation_summary.txt"]
+    with whole_file(written[1]) as stream:
+        stream.write(("\n".join(_summary_lines(localised, metrics, about)) + "\n").encode())
+    cases = [_case(localised, index, reason) for index, reason in _chosen_rows(localised)]
     title = (
-        f"{about}; protocol {found.protocol}\nby rule: the images of highest, median and lowest score of every defect "
-        "type, the normal image of the highest score, then misses and false alarms\n"
+        f"{about}; protocol {localised.protocol}\nby rule: the images of highest, median and lowest score of every "
+        "defect type, the normal image of the highest score, then misses and false alarms\n"
         "verdict: by the image score, in units of its threshold; outlines: by the map, in units of the pixel threshold"
     )
-    first_two = found.test.groupby("defect").head(2).sort_values("defect").index
-    examples = [_figure_row(found, int(index), "") for index in first_two]
-    for row in examples:
-        row["name"] = row["name"].split("\n")[0]
-    text = "\n".join(_summary_lines(found, metrics, about)) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = folder / "visual_validation_summary.txt"
-    summary.write_text(text, encoding="utf-8")
-    return [
-        save_figure(
-            plot_localisation(shown, threshold=found.thresholds.pixel, title=title),
-            folder / "validacion_visual_mvtec.png",
-            photographs=True,
-        ),
-        save_figure(
-            plot_defect_examples(examples, title=f"{about}\ntest images with the outline of the truth"),
-            folder / "imagenes_ejemplo_mvtec.png",
-            photographs=True,
-        ),
-        summary,
-        write_json(metrics, folder / "mvtec_metrics.json"),
-    ]
+    first_two = localised.test.groupby("defect").head(2).sort_values("defect").index
+    examples = plot_pictures(
+        [_image(localised, index) for index in first_two],
+        [f"{localised.test['defect'][index]}" for index in first_two],
+        title=f"{about}\ntest images with the outline of the truth",
+        outlines=localised.masks[first_two],
+    )
+    shown = plot_localisation(cases, threshold=localised.thresholds.pixel, title=title)
+    for name, figure in (("validacion_visual_mvtec", shown), ("imagenes_ejemplo_mvtec", examples)):
+        written.append(save_figure(figure, folder / f"{name}.png", photographs=True))
+    return written
 
 
-def _chosen_rows(found: Localisation) -> list[tuple[int, str]]:
+def _image(localised: Localisation, index: int) -> np.ndarray:
+    return np.asarray(load_image(localised.test["path"][index]).resize((EVALUATION_SIZE, EVALUATION_SIZE)))
+
+
+def _chosen_rows(localised: Localisation) -> list[tuple[int, str]]:
     """Images that the figure shows, with the rule that chose them; none twice."""
     chosen: dict[int, str] = {}
-    for name in sorted(set(found.test.loc[found.is_defect, "defect"])):
-        members = np.flatnonzero(found.test["defect"] == name)
-        order = members[np.argsort(-found.image_scores[members], kind="stable")]
+    for name in sorted(set(localised.test.loc[localised.is_defect, "defect"])):
+        members = np.flatnonzero(localised.test["defect"] == name)
+        order = members[np.argsort(-localised.image_scores[members], kind="stable")]
         for index, rule in ((order[0], "highest"), (order[len(order) // 2], "median"), (order[-1], "lowest")):
             chosen.setdefault(int(index), rule)
-    order = np.argsort(-found.image_scores, kind="stable")
-    normals = [int(i) for i in order if not found.is_defect[i]]
+    order = np.argsort(-localised.image_scores, kind="stable")
+    normals = [int(i) for i in order if not localised.is_defect[i]]
     if normals:
         chosen.setdefault(normals[0], "highest normal")
-    misses = [int(i) for i in order[::-1] if found.is_defect[i] and not found.called[i] and int(i) not in chosen]
-    alarms = [i for i in normals if found.called[i] and i not in chosen]
+    misses = [
+        int(i) for i in order[::-1] if localised.is_defect[i] and not localised.called[i] and int(i) not in chosen
+    ]
+    alarms = [i for i in normals if localised.called[i] and i not in chosen]
     return [*chosen.items(), *((i, "missed") for i in misses[:FURTHER]), *((i, "alarm") for i in alarms[:FURTHER])]
 
 
-def _figure_row(found: Localisation, index: int, reason: str) -> dict[str, Any]:
-    row, thresholds = found.test.iloc[index], found.thresholds
-    truth, called = row["defect"] != "good", bool(found.called[index])
-    regions = find_regions(found.maps[index], thresholds.pixel)
+def _case(localised: Localisation, index: int, reason: str) -> Case:
+    row, thresholds = localised.test.iloc[index], localised.thresholds
+    truth, called = row["defect"] != "good", bool(localised.called[index])
+    regions = find_regions(localised.maps[index], thresholds.pixel)
     verdict = [
-        f"truth: {'defect, ' + format(found.masks[index].mean(), '.2%') if truth else 'normal'}",
+        f"truth: {'defect, ' + format(localised.masks[index].mean(), '.2%') if truth else 'normal'}",
         f"verdict: {'defect' if called else 'normal'}",
-        f"image score: {found.image_scores[index] / thresholds.image:.2f}",
+        f"image score: {localised.image_scores[index] / thresholds.image:.2f}",
         f"regions: {len(regions)}" if regions else "no pixel above 1",
         *([f"largest: {max(region.share for region in regions):.2%}"] if regions else []),
     ]
-    image = load_image(row["path"]).resize((EVALUATION_SIZE, EVALUATION_SIZE))
-    return {
-        "image": np.asarray(image),
-        "map": found.maps[index],
-        "mask": found.masks[index],
-        "boxes": [region.box for region in regions],
-        "verdict": "\n".join(verdict),
-        "right": called == truth,
-        "name": "\n".join(filter(None, (row["defect"], Path(row["file"]).name, reason))),
-    }
+    return Case(
+        image=_image(localised, index),
+        map=localised.maps[index],
+        mask=localised.masks[index],
+        boxes=[region.box for region in regions],
+        verdict="\n".join(verdict),
+        right=called == truth,
+        name="\n".join(filter(None, (row["defect"], Path(row["file"]).name, reason))),
+    )
 
 
-def _summary_lines(found: Localisation, metrics: dict[str, Any], about: str) -> list[str]:
-    settings, thresholds = found.settings, found.thresholds
-    blocks = ", ".join(map(str, settings["blocks"]))
+def _summary_lines(localised: Localisation, metrics: dict[str, Any], about: str) -> list[str]:
+    facts, settings, thresholds = localised.facts, localised.bank_settings, localised.thresholds
+    blocks = ", ".join(map(str, settings.blocks))
     lines = [
         about,
         "",
-        f"Maps shown: protocol {found.protocol}, {settings['normal_images']} normal images, patch tokens after "
-        f"block {blocks} (from 0) at {settings['side']} px, cosine distance to the nearest of "
-        f"{settings['bank_patches']} normal patches.",
-        f"Settings: {settings['settings_source']}.",
+        f"Maps shown: protocol {localised.protocol}, {facts['normal_images']} normal images, patch tokens after "
+        f"block {blocks} (from 0) at {settings.side} px, cosine distance to the nearest of "
+        f"{facts['bank_patches']} normal patches.",
+        f"Settings: {facts['settings_source']}.",
         f"Pixels: 1 on the scale is the threshold ({thresholds.pixel:.4f}), {thresholds.pixel_source}.",
         "Images: called defective if the mean of the highest 1 % of patches, divided by the picture's median, reaches "
         f"{thresholds.image:.4f}: {thresholds.image_source}.",
@@ -115,8 +112,8 @@ def _summary_lines(found: Localisation, metrics: dict[str, Any], about: str) -> 
         "",
         f"{'type':<10}{'images':>8}{'called defective':>18}",
     ]
-    for name, rows in found.test.groupby("defect").groups.items():
-        lines.append(f"{name:<10}{len(rows):>8}{int(found.called[rows].sum()):>18}")
+    for name, rows in localised.test.groupby("defect").groups.items():
+        lines.append(f"{name:<10}{len(rows):>8}{int(localised.called[rows].sum()):>18}")
     names = {
         "image_auroc": "image AUROC",
         "image_accuracy_at_threshold": "accuracy",

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..backbone.vit import Backbone
-from ..data.images import load_image
+from ..data.pictures import load_image
 from ..synthetic.defects import add_synthetic_defect
-from .bank import PatchBank, evaluated_map, evaluated_mask, picture_rows, turns_of
+from .bank import PatchBank, evaluated_map, evaluated_mask, picture_rows
 from .encoder import BankSettings, Encoder, default_settings, select_blocks
 from .pixel_metrics import best_pixel_threshold, threshold_metrics
 
@@ -33,6 +33,24 @@ CHOICE_LIMIT = 4096  # patches of a bank while settings are compared: a minute i
 
 
 @dataclass(frozen=True)
+class PixelThreshold:
+    """From which value of the maps on a pixel counts as defective: that of highest F1 on painted defects."""
+
+    value: float
+    painted_f1: float  # of the pixels of the painted pictures: optimistic, the threshold was chosen on them
+    pictures: int  # that were painted on
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that were chosen on painted defects."""
+
+    settings: BankSettings
+    scores: tuple[float, ...]  # pixel average precision of each candidate, in [0, 1]
+    threshold: PixelThreshold  # of the chosen settings, from the same maps
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """From which value on a pixel and an image count as defective, and where that comes from."""
 
@@ -40,8 +58,7 @@ class Thresholds:
     image: float  # of the image score
     pixel_source: str
     image_source: str
-    painted_f1: float  # of the pixels of the painted pictures, at the threshold that was chosen on them: too good
-    held_out_scores: tuple[tuple[float, ...], ...]  # image scores of normal pictures, a row each, by light
+    painted_f1: float  # see `PixelThreshold`
 
 
 class Normals:
@@ -86,11 +103,11 @@ class Normals:
     def paint(self, number: int) -> list[tuple[Image.Image, np.ndarray]]:
         """Copies of a picture with a defect painted on each, and masks of 256 x 256."""
         generator = np.random.default_rng([0, number])
-        pixels, found = np.asarray(self.pictures[number]), []
+        pixels, copies = np.asarray(self.pictures[number]), []
         for _ in range(math.ceil(PAINTED / len(self.judged))):
             painted, mask = add_synthetic_defect(pixels, generator, scale=1 / self.scale)
-            found.append((Image.fromarray(painted), evaluated_mask(mask.astype(bool))))
-        return found
+            copies.append((Image.fromarray(painted), evaluated_mask(mask.astype(bool))))
+        return copies
 
 
 def candidate_settings(backbone: Backbone, picture: Image.Image) -> list[BankSettings]:
@@ -108,9 +125,7 @@ def candidate_settings(backbone: Backbone, picture: Image.Image) -> list[BankSet
     ]
 
 
-def choose_settings(
-    backbone: Backbone, normals: Normals, candidates: Iterable[BankSettings] | None = None
-) -> tuple[BankSettings, list[float]]:
+def choose_settings(backbone: Backbone, normals: Normals, candidates: Iterable[BankSettings] | None = None) -> Choice:
     """The settings whose maps find painted defects best, without any test image.
 
     Args:
@@ -118,60 +133,57 @@ def choose_settings(
         normals: Each picture is painted on and compared with the others.
         candidates: One or more; None takes `candidate_settings`. Those that differ only in blocks and neighbours
             share the passes through the network.
-
-    Returns:
-        The best candidate, and each one's pixel average precision, in [0, 1], on 40 or more painted images.
     """
     candidates = list(candidates or candidate_settings(backbone, normals.wholes[0]))
-    scores: dict[BankSettings, float] = {}
-    for kind in dict.fromkeys(map(_without_blocks, candidates)):
-        group = [settings for settings in candidates if _without_blocks(settings) == kind]
+    scores, thresholds = {}, {}
+    for passes in dict.fromkeys(map(_without_blocks, candidates)):
+        group = [settings for settings in candidates if _without_blocks(settings) == passes]
         small = [replace(settings, limit=min(settings.limit, CHOICE_LIMIT)) for settings in group]
         blocks = tuple(sorted({block for settings in group for block in settings.blocks}))
         encoder = normals.encoder(backbone, replace(small[0], blocks=blocks))
         maps, masks = _painted_maps(normals, encoder, normals.rows(encoder), small)
-        for settings, found in zip(group, maps, strict=True):
-            scores[settings] = float(average_precision_score(masks.ravel(), found.ravel()))
-    return max(candidates, key=scores.__getitem__), [scores[settings] for settings in candidates]
+        for settings, of_settings in zip(group, maps, strict=True):
+            scores[settings] = float(average_precision_score(masks.ravel(), of_settings.ravel()))
+            thresholds[settings] = _threshold_of(of_settings, masks)
+    best = max(candidates, key=scores.__getitem__)
+    return Choice(best, tuple(scores[settings] for settings in candidates), thresholds[best])
 
 
-def choose_pixel_threshold(normals: Normals, encoder: Encoder, rows: list[Tensor]) -> tuple[float, float, int]:
-    """The value of maps of highest F1 on painted defects, that F1, and the number of painted pictures.
-
-    ``encoder`` and ``rows`` are those of the normals.
-    """
+def choose_pixel_threshold(normals: Normals, encoder: Encoder, rows: list[Tensor]) -> PixelThreshold:
+    """That of settings which were not chosen here; ``encoder`` and ``rows`` are those of the normals."""
     (maps,), masks = _painted_maps(normals, encoder, rows, [encoder.settings])
-    threshold = best_pixel_threshold(maps, masks)
-    return threshold, threshold_metrics(maps, masks, threshold=threshold)["pixel_f1_at_threshold"], len(masks)
+    return _threshold_of(maps, masks)
 
 
-def choose_thresholds(normals: Normals, encoder: Encoder, rows: list[Tensor]) -> Thresholds:
-    """Thresholds of maps and of image scores from normal pictures alone.
+def _threshold_of(maps: np.ndarray, masks: np.ndarray) -> PixelThreshold:
+    value = best_pixel_threshold(maps, masks)
+    f1 = threshold_metrics(maps, masks, threshold=value)["pixel_f1_at_threshold"]
+    return PixelThreshold(value, f1, len(masks))
 
-    Pixels: see `choose_pixel_threshold`. Images: the score that the next normal picture exceeds with a chance of 5 %,
-    if log scores are normally distributed: mean + t * deviation * sqrt(1 + 1/k), with Student's t of k - 1 degrees of
-    freedom for k pictures judged, so that few pictures give a cautious threshold. Each is judged under each pair of
-    factors of `LIGHT` (and turned, if the bank holds turned pictures), by a bank of one picture less than in use, which
-    makes scores slightly higher: another caution.
+
+def choose_thresholds(normals: Normals, encoder: Encoder, rows: list[Tensor], pixel: PixelThreshold) -> Thresholds:
+    """The threshold of image scores from normal pictures alone, beside that of pixels.
+
+    It is the score that the next normal picture exceeds with a chance of 5 %, if log scores are normally distributed:
+    mean + t * deviation * sqrt(1 + 1/k), with Student's t of k - 1 degrees of freedom for k pictures judged, so that
+    few pictures give a cautious threshold. Each is judged under each pair of factors of `LIGHT`, by a bank of one
+    picture less than in use, which makes scores slightly higher: another caution.
 
     Source:
         Prediction interval for one further observation of a normal distribution, any textbook of statistics.
     """
-    pixel, painted_f1, painted = choose_pixel_threshold(normals, encoder, rows)
     scores = []
     for number, others in _held_out(normals, encoder, rows):
-        turned = turns_of(normals.pictures[number]) if encoder.settings.turns else [normals.pictures[number]]
-        variants = [_relit(turned[i % len(turned)], *light) for i, light in enumerate(product(LIGHT, LIGHT))]
-        scores.append(tuple(others.image_score(others.patch_map(variant)) for variant in variants))
+        variants = [_relit(normals.pictures[number], *light) for light in product(LIGHT, LIGHT)]
+        scores.append([others.image_score(others.patch_map(variant)) for variant in variants])
     pieces = "quarters of the one normal image" if normals.quartered else f"{len(scores)} normal images"
     return Thresholds(
-        pixel=pixel,
+        pixel=pixel.value,
         image=prediction_bound(np.array(scores)),
-        pixel_source=f"highest F1 on {painted} defects painted on {pieces}, each judged by the others",
+        pixel_source=f"highest F1 on {pixel.pictures} defects painted on {pieces}, each judged by the others",
         image_source=f"{FALSE_ALARMS:.0%} false alarms expected from {pieces}, each judged by the others at "
         f"brightnesses and contrasts of {min(LIGHT)} to {max(LIGHT)}",
-        painted_f1=painted_f1,
-        held_out_scores=tuple(scores),
+        painted_f1=pixel.painted_f1,
     )
 
 

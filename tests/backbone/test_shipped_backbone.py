@@ -12,6 +12,7 @@ from timm.data import resolve_model_data_config
 from src.backbone.vit import SHIPPED_ARCHITECTURE
 from src.classifier.model import create_model
 from src.config import SAMPLE, paths
+from tests.conftest import CLASSES
 
 FILE = paths.shipped_backbone
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"{FILE.name} has not been distilled yet (tools.distill)")
@@ -41,7 +42,7 @@ def test_it_says_how_it_was_made(metadata):
 
 @pytest.mark.disable_socket
 def test_the_model_normalises_and_localises_as_the_metadata_say(metadata):
-    model = create_model(SAMPLE)
+    model = create_model(SAMPLE, CLASSES)
     data = resolve_model_data_config(model.backbone)
     assert list(data["mean"]) == json.loads(metadata["mean"]) == list(model.vit.mean)
     assert list(data["std"]) == json.loads(metadata["std"]) == list(model.vit.std)
@@ -54,7 +55,7 @@ def test_it_loads_within_a_second_and_without_a_network():
     seconds = []  # of the processor: other programs on a busy machine do not count
     for _ in range(3):
         started = time.process_time()
-        model = create_model(SAMPLE)
+        model = create_model(SAMPLE, CLASSES)
         seconds.append(time.process_time() - started)
     assert min(seconds) < 1, seconds
     with safe_open(FILE, framework="pt") as content:
@@ -63,7 +64,7 @@ def test_it_loads_within_a_second_and_without_a_network():
 
 
 def test_different_pictures_have_different_features():
-    features = create_model(SAMPLE).extract_features(torch.randn(2, 3, 224, 224))
+    features = create_model(SAMPLE, CLASSES).extract_features(torch.randn(2, 3, 224, 224))
     assert features.shape == (2, 192) and torch.isfinite(features).all()
     assert (features[0] - features[1]).norm() > 1e-2 * features[0].norm()
 

@@ -8,7 +8,8 @@ import torch
 from src.classifier.checkpoints import load_checkpoint, save_checkpoint
 from src.classifier.model import ViTMultiClassClassifier
 from src.config import CLASS_NAMES
-from src.files import CheckpointError, load_file, save_atomically
+from src.data.tables import Classes
+from src.files import CheckpointError, load_tensors, save_tensors
 from tests.conftest import Touch
 
 
@@ -44,7 +45,6 @@ def test_other_settings_survive(tmp_path):
         hidden_features=20,
         dropout=0.3,
         similarity_weight=0.4,
-        patch_block=2,
     )
     model.store_normal_features(torch.ones(1, 64))
     save_checkpoint(model, tmp_path / "other.pth")
@@ -53,7 +53,7 @@ def test_other_settings_survive(tmp_path):
     assert torch.equal(
         model.detect_anomaly_hybrid(images)["anomaly_scores"], again.detect_anomaly_hybrid(images)["anomaly_scores"]
     )
-    assert (again.image_size, again.normal_index, again.vit.patch_block) == (64, 1, 2)
+    assert (again.image_size, again.classes.normal_index) == (64, 1)
     assert again.classifier[0].p == 0.3
 
 
@@ -91,9 +91,10 @@ def test_missing_cut_or_foreign_files_are_refused_by_name(kept, tmp_path):
 
 def test_other_classes_are_refused(kept):
     model, path = kept
-    model.settings["class_names"] = list(reversed(CLASS_NAMES))
+    model.classes = Classes(CLASS_NAMES[::-1], model.normal_class)
     save_checkpoint(model, path)
-    refuse(path, "pinhole, non_defective")
+    with pytest.raises(CheckpointError, match="trained for the classes pinhole, non_defective"):
+        load_checkpoint(path, class_names=CLASS_NAMES)
     assert load_checkpoint(path, class_names=None)[0].class_names[0] == "pinhole"
 
 
@@ -146,8 +147,8 @@ def test_a_disk_that_is_full_keeps_the_earlier_file(kept):
 
 def test_save_makes_the_folder_and_load_gives_the_same_values(tmp_path):
     content = {"rows": [{"loss": 0.5}], "tensor": torch.arange(3)}
-    save_atomically(content, tmp_path / "a" / "b.pt")
-    found = load_file(tmp_path / "a" / "b.pt")
+    save_tensors(content, tmp_path / "a" / "b.pt")
+    found = load_tensors(tmp_path / "a" / "b.pt")
     assert found["rows"] == content["rows"] and torch.equal(found["tensor"], content["tensor"])
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.pt"]
 
@@ -159,5 +160,5 @@ def test_an_interrupted_write_leaves_nothing(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch, "save", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save_atomically({}, tmp_path / "a.pt")
+        save_tensors({}, tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []

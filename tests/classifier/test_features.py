@@ -4,15 +4,19 @@ import logging
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from src import files
 from src.backbone.device import autocast, choose_device, choose_precision, choose_workers
 from src.classifier import features
-from src.classifier.features import compute_features
-from src.data.images import UnreadableImageError, load_image
+from src.classifier.features import PictureDataset, compute_features
+from src.data.pictures import UnreadableImageError, load_image
 from src.files import CheckpointError
+from tests.conftest import CLASSES
+from tests.data.test_tables import draw
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -120,7 +124,7 @@ def test_an_interrupted_pass_goes_on(model, rows, seen, tmp_path, monkeypatch):
 def test_a_long_pass_is_saved_on_the_way(model, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SAVE_EVERY_SECONDS", -1)
     written = []
-    monkeypatch.setattr(features, "save_atomically", lambda content, _: written.append(len(content["keys"])))
+    monkeypatch.setattr(features, "write_kept", lambda content, _: written.append(len(content["keys"])))
     compute(model, rows, cache=tmp_path / "cache")
     assert written == [4, 8, 10, 10]
 
@@ -129,7 +133,7 @@ def test_a_full_disk_costs_the_cache_not_the_features(model, rows, tmp_path, mon
     def full(*_):
         raise CheckpointError("could not write x: No space left on device")
 
-    monkeypatch.setattr(features, "save_atomically", full)
+    monkeypatch.setattr(files, "save_tensors", full)
     torch.testing.assert_close(compute(model, rows, cache=tmp_path / "cache"), one_by_one(model, rows))
     assert "No space left" in caplog.text
 
@@ -177,7 +181,7 @@ def test_a_damaged_cache_is_reported_and_replaced(model, rows, seen, tmp_path, c
         torch.save({"other content": {"a": 1}, "other lengths": {"keys": ["a"], "features": wanted}}[damage], file)
     with caplog.at_level(logging.WARNING):
         found = compute(model, rows, cache=tmp_path / "cache")
-    assert "computing the features anew" in caplog.text and sum(seen) == 20
+    assert "anew" in caplog.text and sum(seen) == 20
     assert torch.equal(found, wanted)
     compute(model, rows, cache=tmp_path / "cache")
     assert sum(seen) == 20
@@ -237,3 +241,28 @@ def test_autocast_changes_the_type_of_products():
         assert (product @ product).dtype == torch.bfloat16
     with autocast(CPU, torch.float32):
         assert (product @ product).dtype == torch.float32
+
+
+def mean_grey(image):
+    return torch.tensor(np.asarray(image, dtype=np.float32).mean())
+
+
+def test_dataset_gives_transformed_images_and_class_indices(tmp_path):
+    rows = [("pinhole", 10), ("folding_marks", 20), ("non_defective", 30)]
+    for name, colour in rows:
+        draw(tmp_path / f"{name}.png", colour=colour)
+    table = pd.DataFrame({"path": [str(tmp_path / f"{n}.png") for n, _ in rows], "label": [n for n, _ in rows]})
+    dataset = PictureDataset(table, mean_grey, CLASSES.indices(table["label"]))
+    assert [(image.item(), target) for image, target in (dataset[i] for i in range(len(dataset)))] == [
+        (10, 5),
+        (20, 0),
+        (30, 4),
+    ]
+    (tmp_path / "pinhole.png").write_text("no picture")
+    with pytest.raises(UnreadableImageError, match="pinhole.png"):
+        dataset[0]
+
+
+def test_an_empty_table_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        PictureDataset(pd.DataFrame(columns=["path", "label"]), mean_grey)

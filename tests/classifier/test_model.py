@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from src.backbone.vit import NotATransformerError, image_transform
+from src.backbone.vit import NotATransformerError, image_transform, load_backbone
 from src.classifier.model import ViTMultiClassClassifier, create_model
 from src.config import CLASS_NAMES
+from tests.conftest import CLASSES
 
 KEYS = {
     "anomaly_scores",
@@ -95,7 +96,7 @@ def test_standardised_features_have_no_common_part(images):
 
 
 def test_class_names_must_fit():
-    with pytest.raises(ValueError, match="5 classes"):
+    with pytest.raises(ValueError, match="num_classes is 5"):
         ViTMultiClassClassifier(5, False, backbone="test_vit")
     with pytest.raises(ValueError, match="perfect"):
         ViTMultiClassClassifier(6, False, backbone="test_vit", normal_class="perfect")
@@ -111,8 +112,8 @@ def test_a_network_that_is_no_plain_transformer_is_refused(monkeypatch, name, pr
 
 
 def test_same_seed_same_weights(config):
-    first, second = (create_model(config, pretrained=False).state_dict() for _ in range(2))
-    other = create_model(config.but(seed=7), pretrained=False).state_dict()
+    first, second = (create_model(config, CLASSES, pretrained=False).state_dict() for _ in range(2))
+    other = create_model(config.but(seed=7), CLASSES, pretrained=False).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["classifier.1.weight"], other["classifier.1.weight"])
 
@@ -218,8 +219,8 @@ def test_patch_tokens_by_hand(model, images, block):
 
 
 def test_patch_block_is_used(images):
-    model = tiny(patch_block=1)
-    (default,), (low, high) = model.vit.tokens(images), model.vit.tokens(images, blocks=(1, 2))
+    backbone = load_backbone("test_vit", "timm", pretrained=False, image_size=48, patch_block=1)
+    (default,), (low, high) = backbone.tokens(images), backbone.tokens(images, blocks=(1, 2))
     assert torch.equal(default, low) and not torch.equal(default, high)
 
 
@@ -318,6 +319,6 @@ def test_attention_depends_on_the_picture_and_on_the_weights(attentive, images, 
 
 
 def test_create_model_follows_the_settings(config):
-    model = create_model(config.but(hidden_features=20, dropout=0.2, similarity_weight=0.5), pretrained=False)
+    model = create_model(config.but(hidden_features=20, dropout=0.2, similarity_weight=0.5), CLASSES, pretrained=False)
     assert isinstance(model.classifier[1], nn.Linear) and model.classifier[1].out_features == 20
     assert (model.classifier[0].p, model.similarity_weight, model.image_size) == (0.2, 0.5, 48)

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.classifier import training
-from src.classifier.features import compute_features
+from src.classifier import tensorboard
+from src.classifier.epochs import Epochs
+from src.classifier.features import PictureDataset, compute_features
 from src.classifier.model import create_model
 from src.classifier.training import train_model
 from src.config import CLASS_NAMES
-from src.data.images import LeatherDefectDataset
+from tests.conftest import CLASSES
 
 CPU = torch.device("cpu")
 
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def quick_figure(monkeypatch):
     """The confusion matrix has its own tests; drawing it takes longer than an epoch here."""
-    monkeypatch.setattr(training, "plot_confusion_matrix", lambda *_, **__: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(tensorboard, "plot_confusion_matrix", lambda *_, **__: Figure(figsize=(1, 1)))
 
 
 def train(model, table, config, folder, **options):
@@ -29,7 +30,7 @@ def train(model, table, config, folder, **options):
 
 
 def fresh(config):
-    return create_model(config, pretrained=False)
+    return create_model(config, CLASSES, pretrained=False)
 
 
 def weights(model):
@@ -103,21 +104,21 @@ def test_the_learning_rate_falls_along_a_cosine(table, config, tmp_path):
 
 def test_the_optimiser_is_the_published_one(table, config, tmp_path):
     config = config.but(learning_rate=2e-5, head_learning_rate=None, weight_decay=1e-4)
-    optimizer = training._Session(fresh(config), table, config, CPU, tmp_path, tmp_path).optimizer
+    optimizer = Epochs(fresh(config), config, CPU).optimizer
     assert type(optimizer) is torch.optim.AdamW
     assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(2e-5, 1e-4)}
 
 
 def test_every_epoch_has_its_own_order(table, config, tmp_path, monkeypatch):
-    orders, draw = [], training._Session._batches
+    orders, draw = [], Epochs.batches
 
-    def record(self, loader, name):
+    def record(self, *arguments):
         orders.append([])
-        for inputs, truth in draw(self, loader, name):
+        for inputs, truth in draw(self, *arguments):
             orders[-1] += truth.tolist()
             yield inputs, truth
 
-    monkeypatch.setattr(training._Session, "_batches", record)
+    monkeypatch.setattr(Epochs, "batches", record)
     train(fresh(config), table, config.but(train_mode="head", epochs=2), tmp_path)
     first, _, second, validation = orders
     targets = {part: [CLASS_NAMES.index(name) for name in rows["label"]] for part, rows in table.groupby("part")}
@@ -191,7 +192,7 @@ def test_a_step_follows_the_mean_loss_of_its_images(table, config, tmp_path, pla
     # A group of 2 images where 8 would have room.
     config = config.but(epochs=1, learning_rate=0.1, head_learning_rate=0.2, dropout=0.0)
     model, trained = fresh(config), fresh(config)
-    images, targets = zip(*LeatherDefectDataset(rows, model.transform), strict=True)
+    images, targets = zip(*PictureDataset(rows, model.transform, CLASSES.indices(rows["label"])), strict=True)
     F.cross_entropy(model(torch.stack(images))[0], torch.tensor(targets)).backward()
     train(trained, pd.concat([rows, table[table["part"] == "validation"]]), config, tmp_path)
     for (name, before), after in zip(model.named_parameters(), trained.parameters(), strict=True):
@@ -220,19 +221,19 @@ def test_two_batches_of_4_are_one_of_8(table, config, tmp_path, plain_descent, r
 def test_loss_and_accuracy_are_pooled_over_uneven_batches(table, config, tmp_path, monkeypatch, mode):
     table = table.drop(index=table.index[table["part"] == "train"][34:])
     logits, targets = [], []
-    answer, draw = training._Session._logits, training._Session._batches
+    answer, draw = Epochs.logits, Epochs.batches
 
     def record_logits(self, inputs):
         logits.append(answer(self, inputs))
         return logits[-1]
 
-    def record_targets(self, loader, name):
-        for inputs, truth in draw(self, loader, name):
+    def record_targets(self, *arguments):
+        for inputs, truth in draw(self, *arguments):
             targets.append(truth)
             yield inputs, truth
 
-    monkeypatch.setattr(training._Session, "_logits", record_logits)
-    monkeypatch.setattr(training._Session, "_batches", record_targets)
+    monkeypatch.setattr(Epochs, "logits", record_logits)
+    monkeypatch.setattr(Epochs, "batches", record_targets)
     history = train(fresh(config), table, config.but(train_mode=mode, epochs=1), tmp_path).history.iloc[0]
     assert [len(batch) for batch in targets] == [8, 8, 8, 8, 2, 8, 4]
     for part, first, last in (("train", 0, 5), ("val", 5, 7)):
@@ -256,13 +257,13 @@ def test_loss_and_accuracy_are_pooled_over_uneven_batches(table, config, tmp_pat
 def test_the_best_epoch_is_kept(table, config, tmp_path, monkeypatch, right, losses, best):
     kept = []
 
-    def validate(self, dataset):
+    def validate(self, epoch, dataset):
         targets = np.zeros(12, int)
         predictions = np.arange(12) >= right[len(kept)]
         kept.append(weights(self.model))
         return losses[len(kept) - 1], predictions.astype(int), targets
 
-    monkeypatch.setattr(training._Session, "_validate", validate)
+    monkeypatch.setattr(Epochs, "validate", validate)
     model = fresh(config)
     result = train(model, table, config.but(train_mode="head", epochs=4), tmp_path)
     assert result.best_epoch == best
@@ -312,7 +313,7 @@ def test_validation_is_without_dropout(table, config, tmp_path):
     model = fresh(config)
     history = train(model, table, config, tmp_path).history
     rows = table[table["part"] == "validation"]
-    images, targets = zip(*LeatherDefectDataset(rows, model.transform), strict=True)
+    images, targets = zip(*PictureDataset(rows, model.transform, CLASSES.indices(rows["label"])), strict=True)
     with torch.no_grad():
         loss = F.cross_entropy(model.eval()(torch.stack(images))[0], torch.tensor(targets)).item()
     assert history["loss_val"].item() == pytest.approx(loss, rel=1e-4)

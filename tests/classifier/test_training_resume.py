@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-from src.classifier import training
-from src.classifier.model import create_model
+from src.classifier.epochs import Epochs
 from src.classifier.training import train_model
-from src.files import CheckpointError, load_file
+from src.config import paths
+from src.files import CheckpointError, load_tensors
 from tests.classifier.test_training import CPU, changed, events, fresh, quick_figure, train, weights  # noqa: F401
 
 MODES = ("all", "head")
@@ -17,7 +17,7 @@ MODES = ("all", "head")
 @pytest.fixture
 def stop_at(monkeypatch):
     """Makes the n-th batch from now raise an error, once."""
-    answer = training._Session._logits
+    answer = Epochs.logits
 
     def arm(batch, error):
         calls = []
@@ -28,7 +28,7 @@ def stop_at(monkeypatch):
                 raise error
             return answer(self, inputs)
 
-        monkeypatch.setattr(training._Session, "_logits", stop)
+        monkeypatch.setattr(Epochs, "logits", stop)
 
     return arm
 
@@ -38,7 +38,7 @@ def forbid_training(monkeypatch):
     def refuse(*_):
         raise AssertionError("a finished training computed something")
 
-    return lambda: monkeypatch.setattr(training._Session, "_logits", refuse)
+    return lambda: monkeypatch.setattr(Epochs, "logits", refuse)
 
 
 def compare(left, right):
@@ -136,16 +136,16 @@ def test_a_damaged_state_file_is_named(table, config, tmp_path):
 @pytest.mark.parametrize("batch", [9, 13])  # training and validation of epoch 2
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_epoch_before(table, config, tmp_path, monkeypatch, batch):
     straight = train(fresh(config), table, config, tmp_path / "straight")
-    answer, calls = training._Session._logits, []
+    answer, calls = Epochs.logits, []
 
     def diverge(self, inputs):
         calls.append(1)
         return answer(self, inputs) * (torch.nan if len(calls) == batch else 1)
 
-    monkeypatch.setattr(training._Session, "_logits", diverge)
-    with pytest.raises(FloatingPointError, match=r"nan.*tiny\.training\.pt"):
+    monkeypatch.setattr(Epochs, "logits", diverge)
+    with pytest.raises(FloatingPointError, match="nan.*epoch 2.*kept"):
         train(fresh(config), table, config, tmp_path)
-    assert len(load_file(tmp_path / "models" / "tiny.training.pt")["history"]) == 1
+    assert len(load_tensors(tmp_path / "models" / "tiny.training.pt")["history"]) == 1
     assert compare(train(fresh(config), table, config, tmp_path), straight)
 
 
@@ -172,20 +172,18 @@ def test_other_errors_are_not_called_a_lack_of_memory(table, config, tmp_path, s
         train(fresh(config), table, config, tmp_path)
 
 
-def test_float16_scaling_resumes_too(table, config, tmp_path):
-    state = training._Session(fresh(config), table, config, CPU, tmp_path, tmp_path)
-    assert not state.scaler.is_enabled()  # float32 needs none
+def test_float16_scaling_resumes_too(config):
+    assert not Epochs(fresh(config), config, CPU).scaler.is_enabled()  # float32 needs none
     half = config.but(precision="float16")
-    state = training._Session(fresh(config), table, half, CPU, tmp_path, tmp_path)
-    assert state.scaler.is_enabled()
-    state.scaler.scale(torch.ones(1))
-    state.scaler.update(8.0)
-    state.save()
-    again = training._Session(create_model(half, pretrained=False), table, half, CPU, tmp_path, tmp_path)
-    again.restore()
+    epochs = Epochs(fresh(half), half, CPU)
+    assert epochs.scaler.is_enabled()
+    epochs.scaler.scale(torch.ones(1))
+    epochs.scaler.update(8.0)
+    again = Epochs(fresh(half), half, CPU)
+    again.load_state(epochs.state())
     assert again.scaler.get_scale() == 8.0
 
 
 def test_default_folders_are_those_of_paths():
     defaults = train_model.__kwdefaults__
-    assert (defaults["models"], defaults["logs"]) == (training.paths.models, training.paths.logs)
+    assert (defaults["models"], defaults["logs"]) == (paths.models, paths.logs)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from src.config import CLASS_NAMES, paths
 from src.data import manifest
-from src.data.images import UnreadableImageError
 from src.data.manifest import CLASSES, MVTEC, DataError, place_file, record
+from src.data.pictures import UnreadableImageError
 
 FOLDERS = ("Folding marks", "Grain off", "Growth mark", "loose_grains", "non-defective", "pinhole")
 
@@ -95,7 +95,7 @@ def test_a_file_is_placed_by_its_folders(file, expected):
 def test_counts(data):
     draw(data / CLASSES / "odd" / "a.png")
     assert check(data)["counts"] == {
-        CLASSES: dict.fromkeys(CLASS_NAMES, 2),
+        CLASSES: dict.fromkeys(CLASS_NAMES, 2) | {"odd": 1},
         MVTEC: {"leather": {"train": {"good": 2}, "test": {"cut": 2, "good": 1}, "ground_truth": {"cut": 2}}},
     }
 
@@ -103,9 +103,13 @@ def test_counts(data):
 def test_what_is_missing_is_named(data):
     for image in (data / CLASSES / "Grain off").iterdir():
         image.rename(image.with_suffix(".txt"))
+    with pytest.raises(DataError, match="data has no image of grain_off. Add what is missing"):
+        check(data)
+    for image in (data / CLASSES / "Grain off").iterdir():
+        image.rename(image.with_suffix(".png"))
     for image in (data / MVTEC / "leather" / "train" / "good").iterdir():
         image.unlink()
-    with pytest.raises(DataError, match="data has no image of grain_off, leather/train/good.*Add what is missing"):
+    with pytest.raises(DataError, match="no image of leather/train/good or leather/test. Get the set again"):
         check(data)
     assert not paths.manifest.exists()
 
@@ -125,15 +129,17 @@ def test_an_unreadable_image_is_named(data):
 
 
 def test_the_manifest_says_what_is_there(data, tmp_path):
-    (data / CLASSES / "hides.csv").write_text("path,label,hide\n")
+    pictures = (path for path in sorted((data / CLASSES).glob("*/*")) if path.suffix.lower() != ".txt")
+    hides = "path,label,hide\n" + "".join(f"{path.parent.name}/{path.name},x,1\n" for path in pictures)
+    (data / CLASSES / "hides.csv").write_text(hides)
     check(data, **{CLASSES: "kaggle"})
     manifest = json.loads(paths.manifest.read_text())
     entry = manifest["sources"][manifest["current"]]
     file = f"{CLASSES}/hides.csv"
     assert entry["source"] == {CLASSES: "kaggle", MVTEC: "found there"}
     assert entry["root"] == "data"
-    assert entry["checksums"][file] == hashlib.sha256(b"path,label,hide\n").hexdigest()
-    assert entry["sizes"][file] == 16
+    assert entry["checksums"][file] == hashlib.sha256(hides.encode()).hexdigest()
+    assert entry["sizes"][file] == len(hides)
     assert len(entry["checksums"]) == 6 * 2 + 1 + 7
     assert time.strptime(entry["date"], "%Y-%m-%dT%H:%M:%SZ")
     assert str(tmp_path) not in json.dumps(manifest), "no folders of this machine"

@@ -4,19 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.config import CLASS_NAMES, NORMAL_CLASS, paths
-from src.data.splits import (
-    FOLD_PROTOCOLS,
-    PARTS,
-    PROTOCOLS,
-    distinct,
-    load_split,
-    mvtec_split,
-    rotations,
-    save_split,
-    split_folds,
-    split_index,
-)
+from src.config import CLASS_NAMES, FOLD_PROTOCOLS, PROTOCOLS, paths
+from src.data.splits import PARTS, distinct, load_split, rotations, save_split, split_folds, split_index
+from tests.conftest import NORMAL_CLASS
 
 DEFECTS = [name for name in CLASS_NAMES if name != NORMAL_CLASS]
 
@@ -26,7 +16,7 @@ def table_of(sizes, *, groups=None):
     labels = [name for name, size in sizes.items() for _ in range(size)]
     files = [f"{name}/{number}.png" for number, name in enumerate(labels)]
     hides = files if groups is None else [f"hide {number % groups}" for number in range(len(files))]
-    return pd.DataFrame({"path": files, "file": files, "label": labels, "group": hides})
+    return pd.DataFrame({"path": files, "file": files, "label": labels, "group": hides, "copy_of": files})
 
 
 @pytest.fixture(params=range(4))
@@ -111,10 +101,10 @@ def test_random_split_puts_hides_on_both_sides_as_it_says():
             "random-80-20",
             "no image of grain_off for validation.*has 2 images",
         ),
-        (table_of({"pinhole": 60}, groups=2), "hide-60-20-20", "at least 3 groups; there are 2"),
-        (table_of({"pinhole": 60, "grain_off": 1}, groups=9), "hide-60-20-20", "grain_off.*1 images in 1 groups"),
-        (table_of({"pinhole": 60}), "hide-60-20-20", "every image is its own group.*hides.csv.*random-80-20"),
-        (table_of({"pinhole": 9}).assign(group=[None, "a", "b"] * 3), "hide-60-20-20", "group; 3 have none"),
+        (table_of({"pinhole": 60}, groups=2), "hide-60-20-20", "at least 3 hides; there are 2"),
+        (table_of({"pinhole": 60, "grain_off": 1}, groups=9), "hide-60-20-20", "grain_off.*1 images on 1 hides"),
+        (table_of({"pinhole": 60}), "hide-60-20-20", "every image is its own hide.*hides.csv.*random-80-20"),
+        (table_of({"pinhole": 9}).assign(group=[None, "a", "b"] * 3), "hide-60-20-20", "hide; 3 have none"),
     ],
 )
 def test_impossible_splits_are_refused(table, protocol, message):
@@ -150,7 +140,9 @@ def test_the_files_of_the_real_set_keep_hides_apart_and_are_what_the_seed_draws(
     whole, distinct_ones = (pd.read_csv(folder / f"random-{name}.csv.gz") for name in ("80-20", "60-20-20"))
     assert (len(whole), len(distinct_ones)) == (3600, 3023)
     for split, protocol in ((whole, "random-80-20"), (distinct_ones, "random-60-20-20")):
-        again = split_index(split.rename(columns={"path": "file"}).drop(columns="part"), protocol)
+        again = split_index(
+            split.rename(columns={"path": "file"}).drop(columns="part").assign(copy_of=split["path"]), protocol
+        )
         assert again["part"].equals(split["part"])
     folds = [pd.read_csv(folder / "hide-5fold" / f"{number}.csv.gz") for number in range(1, 6)]
     absent = [pd.read_csv(file) for file in (folder / "leave-one-defect-out").rglob("*.csv.gz")]
@@ -166,8 +158,8 @@ def test_five_folds_test_every_picture_once(audited):
     folds = split_folds(audited, "hide-5fold")
     assert list(folds) == [f"hide-5fold/{number}" for number in range(1, 6)]
     tested = pd.concat([fold[fold["part"] == "test"] for fold in folds.values()])
-    assert sorted(tested["file"]) == sorted(distinct(audited)["file"])
-    assert all(len(fold) == len(distinct(audited)) for fold in folds.values())
+    assert sorted(tested["file"]) == sorted(distinct(audited, "hide-5fold")["file"])
+    assert all(len(fold) == len(distinct(audited, "hide-5fold")) for fold in folds.values())
 
 
 def test_rotations_validate_every_other_image_once_and_keep_hides_apart(audited):
@@ -201,7 +193,7 @@ def test_within_a_hide_blocks_follow_the_file_numbers():
     table = pd.DataFrame({"file": files, "label": ["pinhole"] * 30 + ["grain_off"] * 30, "group": "a"})
     few = pd.DataFrame({"file": [f"loose_grain/{i}.jpg" for i in range(19)], "label": "loose_grain", "group": "a"})
     alone = pd.DataFrame({"file": [f"non_defective/{i}.jpg" for i in range(40)], "label": NORMAL_CLASS, "group": "b"})
-    shuffled = pd.concat([table, few, alone]).sample(frac=1, random_state=0)
+    shuffled = pd.concat([table, few, alone]).assign(copy_of=lambda rows: rows["file"]).sample(frac=1, random_state=0)
     found = split_folds(shuffled, "within-hide")
     assert list(found) == ["within-hide/a"]  # one class on a hide cannot be told from others
     rows = found["within-hide/a"].set_index("file")["part"]
@@ -225,9 +217,9 @@ def test_impossible_folds_are_refused():
     table = table_of(dict.fromkeys(CLASS_NAMES, 30))
     with pytest.raises(ValueError, match="'hide'.*hide-5fold"):
         split_folds(table, "hide")
-    with pytest.raises(ValueError, match="every image is its own group"):
+    with pytest.raises(ValueError, match="every image is its own hide"):
         split_folds(table, "hide-5fold")
-    with pytest.raises(ValueError, match="at least 10 groups; there are 9"):
+    with pytest.raises(ValueError, match="at least 10 hides; there are 9"):
         split_folds(table_of(dict.fromkeys(CLASS_NAMES, 30), groups=9), "hide-5fold")
 
 
@@ -244,50 +236,17 @@ def test_saved_splits_come_back(audited, tmp_path):
         load_split(path, audited.assign(label=NORMAL_CLASS))
 
 
-# -- MVTec AD -------------------------------------------------------------------------------------------
-
-
-def mvtec(train=4, good=32):
-    rows = [("train", "good", f"train/good/{i:03d}.png") for i in range(train)]
-    rows += [("test", "good", f"test/good/{i:03d}.png") for i in range(good)]
-    rows += [("test", "cut", f"test/cut/{i:03d}.png") for i in range(3)]
-    table = pd.DataFrame(rows, columns=["part", "defect", "file"])
-    return table.sample(frac=1, random_state=0)
-
-
-def test_normals_16_by_hand():
-    normals, test = mvtec_split(mvtec(train=6), "normals-16")
-    assert list(normals["file"][:4]) == [f"train/good/{i:03d}.png" for i in range(4)]
-    assert list(normals["file"][4:]) == [f"test/good/{i:03d}.png" for i in range(0, 24, 2)]
-    assert len(test) == 32 + 3 - 12 and not set(test["file"]) & set(normals["file"])
-
-
-@pytest.mark.parametrize("shots", [1, 3, 10])
-def test_shots_are_drawn_by_the_seed_from_the_training_images(shots):
-    table = mvtec(train=10)
-    drawn = [mvtec_split(table, f"{shots}-shot", seed=seed)[0]["file"].tolist() for seed in (0, 0, 1, 2)]
-    assert drawn[0] == drawn[1] == sorted(drawn[0]) and len(set(drawn[0])) == shots
-    assert all(file.startswith("train/") for file in drawn[0])
-    assert (len({tuple(files) for files in drawn}) == 1) == (shots == 10)
-    assert len(mvtec_split(table, f"{shots}-shot")[1]) == 35
-
-
-def test_all_training_images_are_the_published_protocol():
-    normals, test = mvtec_split(mvtec(train=245), "mvtec-full")
-    assert len(normals) == 245 and len(test) == 35
-
-
 @pytest.mark.parametrize(
-    ("protocol", "message"),
-    [
-        ("mvtec-full", "all 245 .* there are 4"),
-        ("5-shot", "needs 5 .* there are 4"),
-        ("0-shot", "expected mvtec-full"),
-        ("shot", "expected mvtec-full"),
-    ],
+    ("protocol", "column"),
+    [(protocol, column) for protocol in ("hide-60-20-20", *FOLD_PROTOCOLS) for column in ("group", "copy_of")]
+    + [("random-60-20-20", "copy_of")],
 )
-def test_impossible_mvtec_protocols_are_refused(protocol, message):
-    with pytest.raises(ValueError, match=message):
-        mvtec_split(mvtec(), protocol)
-    with pytest.raises(ValueError, match="24 of test/good"):
-        mvtec_split(mvtec(good=20), "normals-16")
+def test_a_promise_that_the_table_cannot_keep_is_refused(audited, protocol, column):
+    split = split_index if protocol in PROTOCOLS else split_folds
+    with pytest.raises(ValueError, match=f"{protocol} keeps .* apart.*Run 2.0-EDA.*or use random-80-20"):
+        split(audited.drop(columns=column), protocol)
+
+
+def test_the_published_split_needs_neither_hides_nor_copies(audited):
+    plain = audited.drop(columns=["group", "copy_of"])
+    assert split_index(plain, "random-80-20")["part"].equals(split_index(audited, "random-80-20")["part"])

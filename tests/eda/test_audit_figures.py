@@ -26,7 +26,7 @@ def test_copies():
     table = pd.DataFrame({"label": ["pinhole"] * 7 + ["grain_off"], "copy_kind": kinds})
     figure = audit_figures.plot_copies(table, name="Set")
     assert "Set: 3 of 8 files are copies of another file of the set" in texts(figure)
-    assert {"5 + 2 + 0", "0 + 0 + 1", "0 + 0 + 0"} <= set(texts(figure))
+    assert {"5 + 2 + 0", "0 + 0 + 1"} <= set(texts(figure))
     assert sum(bar.get_width() for bar in figure.axes[0].patches) == 8
 
 
@@ -41,7 +41,7 @@ def test_hides():
 
 
 def test_classes_per_hide():
-    figure = audit_figures.plot_classes_per_hide(COUNTS, name="Set")
+    figure = audit_figures.plot_classes_per_hide(COUNTS, class_names=("grain_off", "pinhole"), name="Set")
     assert "Set: 1 of 2 hides show one class only" in texts(figure)
     assert {"3", "5", "2", "00", "01"} <= set(texts(figure)) and "0" not in texts(figure)
 

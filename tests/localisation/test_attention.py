@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.backbone.vit import image_transform
-from src.data.images import load_image, load_mask
+from src.data.pictures import load_image, load_mask
 from src.localisation.attention import attention_figure, attention_maps, attention_metrics
 from src.localisation.pixel_metrics import pixel_metrics
 

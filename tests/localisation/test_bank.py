@@ -15,6 +15,7 @@ from src.files import CheckpointError
 from src.localisation.bank import PatchBank, _ramp, picture_rows
 from src.localisation.encoder import BankSettings, Encoder, _starts, default_settings, select_blocks
 from src.synthetic.leather import render_leather
+from tests.conftest import CLASSES
 
 
 def settings(**options):
@@ -162,11 +163,10 @@ def test_a_photograph_of_15_megapixels_fits_into_3_gb():
     assert int(answer.stdout.splitlines()[-1]) < 3e9
 
 
-def test_each_picture_and_turn_has_its_share_of_the_limit(backbone, normals):
-    rows = picture_rows(Encoder(backbone, settings(turns=True, limit=48)), normals)
-    assert [len(part) for part in rows] == [16, 16, 16]  # two of each of eight turns
-    whole = build(backbone, normals, settings(turns=True, limit=48))
-    assert torch.equal(whole.rows, torch.cat(rows))
+def test_each_picture_has_its_share_of_the_limit(backbone, normals):
+    rows = picture_rows(Encoder(backbone, settings(limit=48)), normals)
+    assert [len(part) for part in rows] == [16, 16, 16]
+    assert torch.equal(build(backbone, normals, settings(limit=48)).rows, torch.cat(rows))
 
 
 def test_blocks_can_be_selected_afterwards(backbone, normals):
@@ -178,18 +178,9 @@ def test_blocks_can_be_selected_afterwards(backbone, normals):
 # -- the bank -------------------------------------------------------------------------------------------
 
 
-def test_turns_keep_every_orientation(backbone, normals):
-    plain, turned = (build(backbone, normals[:1], settings(turns=turns)) for turns in (False, True))
-    assert len(turned.rows) == 8 * len(plain.rows) and torch.equal(turned.rows[: len(plain.rows)], plain.rows)
-    for change in (Image.Transpose.ROTATE_90, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE):
-        assert turned.score(normals[0].transpose(change))[1] == 0
-        assert plain.score(normals[0].transpose(change))[1] > 0
-
-
-@pytest.mark.parametrize("coreset", ["random", "greedy"])
-def test_the_limit_bounds_the_bank(backbone, normals, coreset):
+def test_the_limit_bounds_the_bank(backbone, normals):
     whole = build(backbone, normals, settings())
-    banks = [build(backbone, normals, settings(limit=20, coreset=coreset), seed=seed) for seed in (1, 1, 2)]
+    banks = [build(backbone, normals, settings(limit=20), seed=seed) for seed in (1, 1, 2)]
     everything = {tuple(row) for row in whole.rows.tolist()}
     assert len(whole.rows) == 108 and all(len(bank.rows) == 20 for bank in banks)
     assert {tuple(row) for row in banks[0].rows.tolist()} <= everything
@@ -211,7 +202,6 @@ def test_defaults_enlarge_small_pictures_and_tile_large_ones(backbone):
         {"limit": 0},
         {"side": 0},
         {"blocks": ()},
-        {"coreset": "best"},
     ],
 )
 def test_settings_outside_their_range_are_refused(options):
@@ -265,7 +255,7 @@ def test_round_trip(backbone, normals, tmp_path):
 
 def test_another_backbone_is_refused(backbone, normals, config, tmp_path):
     build(backbone, normals, settings()).save(tmp_path / "bank.pt")
-    other = create_model(config.but(seed=1), pretrained=False).vit
+    other = create_model(config.but(seed=1), CLASSES, pretrained=False).vit
     assert backbone.identity != other.identity
     with pytest.raises(CheckpointError, match="bank.pt was made with the backbone test_vit .*, not with test_vit"):
         PatchBank.load(tmp_path / "bank.pt", other)

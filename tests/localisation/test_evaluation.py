@@ -19,7 +19,7 @@ def test_metrics_by_hand(crafted):
     assert found["iou_at_threshold"] == pytest.approx(2 / 5)
     assert found["image_auroc"] == 0.75  # of four pairs, poke below the alarming good one
     assert found["image_ap"] == pytest.approx((1 / 1 + 2 / 3) / 2)
-    assert found["n"] == {"good": 2, "cut": 1, "poke": 1} and found["block"] == 3 and found["protocol"] == "4-shot"
+    assert found["n"] == {"good": 2, "cut": 1, "poke": 1} and found["blocks"] == (3,) and found["protocol"] == "4-shot"
     assert (found["pixel_threshold"], found["image_threshold"]) == (0.5, 0.45)
     assert (found["pixel_threshold_source"], found["image_threshold_source"]) == ("painted", "held out")
     assert (found["per_defect"]["cut"]["image_auroc"], found["per_defect"]["poke"]["image_auroc"]) == (1, 0.5)

@@ -7,11 +7,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import src.localisation.localise as localise_module
-from src.data import images
-from src.data.images import load_image
-from src.data.splits import protocol_name, transfer_normals
+from src.data.mvtec import protocol_name
+from src.data.pictures import load_image
+from src.data.splits import transfer_normals
 from src.localisation.encoder import BankSettings
-from src.localisation.localise import TokenMemory, localise
+from src.localisation.localise import localise
+from src.localisation.thresholds import Choice, PixelThreshold
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("small_and_quick")
@@ -42,13 +43,13 @@ def test_no_float64_is_made_on_the_device(backbone, normals, test_rows, no_float
 
 
 def test_settings_are_used_and_reported(backbone, normals, test_rows, found):
-    assert found.settings["normal_images"] == 4 and found.settings["bank_patches"] == 4 * 6 * 6
-    assert found.settings["settings_source"] == "given" and found.settings["backbone"].startswith("test_vit ")
-    assert found.settings["images_per_second"] > 0
+    assert found.facts["normal_images"] == 4 and found.facts["bank_patches"] == 4 * 6 * 6
+    assert found.facts["settings_source"] == "given" and found.facts["backbone"].startswith("test_vit ")
+    assert found.facts["images_per_second"] > 0
     other = settings(backbone, side=64, blocks=(0,))
     changed = localise(backbone, normals, test_rows, protocol="4-shot", settings=other, device=CPU)
-    assert (changed.settings["side"], changed.settings["blocks"]) == (64, (0,))
-    assert changed.settings["bank_patches"] == 4 * 4 * 4 and not np.allclose(changed.maps, found.maps)
+    assert (changed.bank_settings.side, changed.bank_settings.blocks) == (64, (0,))
+    assert changed.facts["bank_patches"] == 4 * 4 * 4 and not np.allclose(changed.maps, found.maps)
 
 
 def test_without_settings_they_are_chosen_on_the_normal_images(backbone, normals, test_rows, monkeypatch):
@@ -56,12 +57,12 @@ def test_without_settings_they_are_chosen_on_the_normal_images(backbone, normals
 
     def choose(backbone, found):
         asked.append(found.pictures)
-        return settings(backbone, blocks=(0, 1)), [0.25, 0.5]
+        return Choice(settings(backbone, blocks=(0, 1)), (0.25, 0.5), PixelThreshold(0.1, 0.5, 8))
 
     monkeypatch.setattr(localise_module, "choose_settings", choose)
     found = localise(backbone, normals, test_rows, protocol="4-shot", device=CPU)
-    assert asked == [[load_image(path) for path in normals]] and found.settings["blocks"] == (0, 1)
-    assert "0.500, of 2 candidates on defects painted" in found.settings["settings_source"]
+    assert asked == [[load_image(path) for path in normals]] and found.bank_settings.blocks == (0, 1)
+    assert "0.500, of 2 candidates on defects painted" in found.facts["settings_source"]
 
 
 def test_a_normal_image_among_the_test_images_has_an_empty_map(backbone, normals, test_rows):
@@ -81,24 +82,10 @@ def test_the_thresholds_do_not_depend_on_test_images(backbone, normals, test_row
 
 
 def test_each_test_image_is_read_once(backbone, normals, test_rows, monkeypatch):
-    read, load = [], images.load_image
+    read, load = [], load_image
     monkeypatch.setattr(localise_module, "load_image", lambda path: read.append(path) or load(path))
     localise(backbone, normals, test_rows, protocol="4-shot", settings=settings(backbone), device=CPU)
     assert [path for path in read if path not in normals] == list(test_rows["path"])
-
-
-def test_remembered_tokens_give_the_same_maps_and_are_computed_once(backbone, normals, test_rows, found, monkeypatch):
-    memory = TokenMemory()
-    first = localise(
-        backbone, normals, test_rows, protocol="4-shot", settings=settings(backbone), device=CPU, remember=memory
-    )
-    np.testing.assert_array_equal(first.maps, found.maps)
-    assert first.settings["images_per_second"] is None  # a rate without the network would mislead
-    monkeypatch.setattr(localise_module, "_fresh", lambda *_: pytest.fail("computed again"))
-    again = localise(
-        backbone, normals[:2], test_rows, protocol="2-shot", settings=settings(backbone), device=CPU, remember=memory
-    )
-    assert not np.array_equal(again.maps, first.maps)
 
 
 def test_an_image_is_called_by_its_score(found):
@@ -107,7 +94,7 @@ def test_an_image_is_called_by_its_score(found):
 
 def test_one_normal_image_is_enough_and_none_is_not(backbone, normals, test_rows):
     found = localise(backbone, normals[:1], test_rows, protocol="1-shot", settings=settings(backbone), device=CPU)
-    assert found.settings["bank_patches"] == 36 and "quarters of the one normal image" in found.thresholds.image_source
+    assert found.facts["bank_patches"] == 36 and "quarters of the one normal image" in found.thresholds.image_source
     with pytest.raises(ValueError, match="0-shot has no normal image"):
         localise(backbone, [], test_rows, protocol="0-shot", device=CPU)
 

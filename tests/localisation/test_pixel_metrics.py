@@ -9,12 +9,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import label
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from src.localisation.pixel_metrics import (
-    best_pixel_threshold,
-    pixel_intervals,
-    pixel_metrics,
-    threshold_metrics,
-)
+from src.localisation.pixel_metrics import best_pixel_threshold, pixel_intervals, pixel_metrics, threshold_metrics
 
 # From the highest pixel down: a defect, a normal pixel, another defect, a normal pixel. Two regions of one pixel.
 FOUR = np.array([[[0.9, 0.6, 0.4, 0.1]]]), np.array([[[1, 0, 1, 0]]], bool)

@@ -4,11 +4,11 @@ import inspect
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from src.data.images import load_image
+from src.data.pictures import load_image
 from src.localisation import thresholds
 from src.localisation.bank import PatchBank, evaluated_mask
 from src.localisation.encoder import BankSettings, Encoder
@@ -16,6 +16,7 @@ from src.localisation.pixel_metrics import best_pixel_threshold
 from src.localisation.thresholds import (
     Normals,
     candidate_settings,
+    choose_pixel_threshold,
     choose_settings,
     choose_thresholds,
     prediction_bound,
@@ -31,7 +32,8 @@ def settings(backbone, **options):
 
 def thresholds_of(backbone, normals, chosen):
     encoder = normals.encoder(backbone, chosen)
-    return choose_thresholds(normals, encoder, normals.rows(encoder))
+    rows = normals.rows(encoder)
+    return choose_thresholds(normals, encoder, rows, choose_pixel_threshold(normals, encoder, rows))
 
 
 def literal_painted(backbone, paths, chosen):
@@ -55,14 +57,15 @@ def test_settings_are_chosen_by_pixel_ap_on_painted_defects(backbone, normals):
         settings(backbone, blocks=(0,)),
         settings(backbone, blocks=(0, 2)),
         settings(backbone, blocks=(2,), neighbours=2),
-        settings(backbone, turns=True),
         settings(backbone, side=64, smoothing=1.0),
     ]
-    best, scores = choose_settings(backbone, Normals.load(normals, "a test"), candidates)
-    for candidate, score in zip(candidates, scores, strict=True):
+    choice = choose_settings(backbone, Normals.load(normals, "a test"), candidates)
+    for candidate, score in zip(candidates, choice.scores, strict=True):
         maps, masks = literal_painted(backbone, normals, candidate)
         assert score == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-4)
-    assert best == candidates[int(np.argmax(scores))]
+    assert choice.settings == candidates[int(np.argmax(choice.scores))]
+    maps, masks = literal_painted(backbone, normals, choice.settings)
+    assert choice.threshold.value == pytest.approx(best_pixel_threshold(maps, masks), abs=1e-5)
 
 
 def test_candidates_fit_any_depth(backbone):
@@ -73,9 +76,9 @@ def test_candidates_fit_any_depth(backbone):
 
 
 def test_without_candidates_the_models_own_are_tried(backbone, normals):
-    best, scores = choose_settings(backbone, Normals.load(normals, "a test"))
+    choice = choose_settings(backbone, Normals.load(normals, "a test"))
     wanted = candidate_settings(backbone, load_image(normals[0]))
-    assert best in wanted and len(scores) == len(wanted)
+    assert choice.settings in wanted and len(choice.scores) == len(wanted)
     with pytest.raises(ValueError, match="a test has no normal image"):
         Normals.load([], "a test")
 
@@ -95,13 +98,16 @@ def test_the_pixel_threshold_is_of_highest_f1_on_painted_defects(backbone, norma
 
 def test_the_image_threshold_comes_from_each_picture_judged_by_the_others(backbone, normals):
     found = thresholds_of(backbone, Normals.load(normals, "a test"), settings(backbone))
-    scores = np.array(found.held_out_scores)
-    assert scores.shape == (4, len(thresholds.LIGHT) ** 2) and found.image == prediction_bound(scores)
-    pictures = [load_image(path) for path in normals]
+    pictures, scores = [load_image(path) for path in normals], []
     for number, picture in enumerate(pictures):
         others = PatchBank.build(Encoder(backbone, settings(backbone)), pictures[:number] + pictures[number + 1 :])
-        wanted = others.image_score(others.patch_map(picture))
-        assert scores[number, 0] == pytest.approx(wanted, abs=1e-6)
+        variants = [
+            ImageEnhance.Contrast(ImageEnhance.Brightness(picture).enhance(light)).enhance(contrast)
+            for light in thresholds.LIGHT
+            for contrast in thresholds.LIGHT
+        ]
+        scores.append([others.image_score(others.patch_map(variant)) for variant in variants])
+    assert found.image == pytest.approx(prediction_bound(np.array(scores)), rel=1e-4)
 
 
 def test_the_bound_is_the_textbooks_and_takes_conditions_as_spread():
@@ -128,7 +134,7 @@ def test_scores_that_bound_nothing_are_refused(scores):
 
 
 def test_thresholds_cannot_see_test_data():
-    assert list(inspect.signature(choose_thresholds).parameters) == ["normals", "encoder", "rows"]
+    assert list(inspect.signature(choose_thresholds).parameters) == ["normals", "encoder", "rows", "pixel"]
 
 
 # -- pictures -------------------------------------------------------------------------------------------

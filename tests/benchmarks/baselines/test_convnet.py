@@ -9,9 +9,11 @@ from PIL import Image
 from benchmarks.baselines.convnet import ConvolutionRecipe, _augment
 from benchmarks.baselines.texture import SIDE, grain_of
 from src.classifier.evaluation import METHODS
-from src.config import CLASS_NAMES, NORMAL_CLASS
+from src.config import CLASS_NAMES
+from tests.conftest import CLASSES, NORMAL_CLASS
 
-RECIPE = ConvolutionRecipe(architecture="test_resnet", crop=64, epochs=20, batch_size=8, learning_rate=5e-3)
+SMALL = {"architecture": "test_resnet", "crop": 64, "batch_size": 8, "classes": CLASSES}
+RECIPE = ConvolutionRecipe(**SMALL, epochs=20, learning_rate=5e-3)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +50,13 @@ def test_grain_is_learned_whatever_the_colour(split, answers):
 def test_the_same_seed_gives_the_same_answers_and_another_seed_others(split, answers):
     again = RECIPE.answer([split])
     np.testing.assert_allclose(again.test.probabilities, answers.test.probabilities, atol=1e-4)
-    other = ConvolutionRecipe(architecture="test_resnet", crop=64, epochs=1, batch_size=8, seed=1).answer([split])
+    other = ConvolutionRecipe(**SMALL, epochs=1, seed=1).answer([split])
     assert np.abs(other.test.probabilities - answers.test.probabilities).max() > 1e-3
 
 
 def test_without_normal_images_there_is_no_score(split):
     defects = split[(split["label"] != NORMAL_CLASS) | (split["part"] != "train")]
-    recipe = ConvolutionRecipe(architecture="test_resnet", crop=64, epochs=1, batch_size=8)
+    recipe = ConvolutionRecipe(**SMALL, epochs=1)
     assert recipe.answer([defects]).test.scores == {}
 
 

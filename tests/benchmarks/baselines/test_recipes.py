@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.baselines.recipes import NetworkRecipe, NumbersRecipe, combine, predictions_of
 from src.classifier.evaluation import METHODS, Answers
-from src.config import CLASS_NAMES, NORMAL_CLASS
+from src.config import CLASS_NAMES
+from tests.conftest import CLASSES, NORMAL_CLASS
 
 LABELS = np.repeat(CLASS_NAMES, 12)
 
@@ -30,8 +31,8 @@ def numbers(split):
 
 
 def test_numbers_are_learned_and_scored(split, numbers):
-    found = NumbersRecipe(numbers, (LogisticRegression(),)).answer([split])
-    for part, name in ((found.validation, "validation"), (found.test, "test")):
+    answers = NumbersRecipe(numbers, (LogisticRegression(),), CLASSES).answer([split])
+    for part, name in ((answers.validation, "validation"), (answers.test, "test")):
         assert list(part.rows["file"]) == list(split.loc[split["part"] == name, "file"])
         assert (part.predicted == part.targets).all()
         assert part.probabilities.sum(1) == pytest.approx(1)
@@ -44,32 +45,32 @@ def test_numbers_are_learned_and_scored(split, numbers):
 
 def test_the_candidate_is_chosen_on_validation_and_test_labels_change_nothing(split, numbers):
     candidates = (DummyClassifier(), LogisticRegression(), DummyClassifier(strategy="uniform", random_state=0))
-    found = NumbersRecipe(numbers, candidates).answer([split])
-    assert (found.validation.predicted == found.validation.targets).all()
+    answers = NumbersRecipe(numbers, candidates, CLASSES).answer([split])
+    assert (answers.validation.predicted == answers.validation.targets).all()
     shuffled = split.copy()
     test = shuffled["part"] == "test"
     shuffled.loc[test, "label"] = np.roll(shuffled.loc[test, "label"], 3)
-    other = NumbersRecipe(numbers, candidates).answer([shuffled])
-    np.testing.assert_array_equal(other.test.probabilities, found.test.probabilities)
-    np.testing.assert_array_equal(other.test.scores["Cosine Similarity"], found.test.scores["Cosine Similarity"])
+    other = NumbersRecipe(numbers, candidates, CLASSES).answer([shuffled])
+    np.testing.assert_array_equal(other.test.probabilities, answers.test.probabilities)
+    np.testing.assert_array_equal(other.test.scores["Cosine Similarity"], answers.test.scores["Cosine Similarity"])
 
 
 def test_a_class_that_training_lacks_gets_probability_zero(split, numbers):
     without = split[(split["label"] != "pinhole") | (split["part"] == "test")]
-    found = NumbersRecipe(numbers, (RandomForestClassifier(20, random_state=0),)).answer([without])
-    assert (found.test.probabilities[:, CLASS_NAMES.index("pinhole")] == 0).all()
-    assert found.test.probabilities.shape == (18, 6)
+    answers = NumbersRecipe(numbers, (RandomForestClassifier(20, random_state=0),), CLASSES).answer([without])
+    assert (answers.test.probabilities[:, CLASS_NAMES.index("pinhole")] == 0).all()
+    assert answers.test.probabilities.shape == (18, 6)
 
 
 def test_without_normal_training_images_there_are_no_scores(split, numbers):
     defects = split[split["label"] != NORMAL_CLASS]
-    assert NumbersRecipe(numbers, (LogisticRegression(),)).answer([defects]).test.scores == {}
+    assert NumbersRecipe(numbers, (LogisticRegression(),), CLASSES).answer([defects]).test.scores == {}
 
 
 def test_members_are_put_together(split, numbers):
     other = split.copy()
     other["part"] = other["part"].replace({"train": "validation", "validation": "train"})
-    recipe = NumbersRecipe(numbers, (LogisticRegression(),))
+    recipe = NumbersRecipe(numbers, (LogisticRegression(),), CLASSES)
     first, second = (recipe.answer([member]) for member in (split, other))
     both = recipe.answer([split, other])
     assert set(both.validation.rows["file"]) == set(split.loc[split["part"] != "test", "file"])
@@ -84,21 +85,21 @@ def test_members_are_put_together(split, numbers):
 
 def test_members_without_scores_leave_none(split):
     rows = split[split["part"] == "test"].reset_index(drop=True)
-    plain = predictions_of(rows, np.full((18, 6), 1 / 6), None)
-    scored = predictions_of(rows, np.full((18, 6), 1 / 6), np.zeros(18))
-    found = combine([Answers(plain, plain), Answers(scored, scored)])
-    assert found.test.scores == {} and found.validation.scores == {}
+    plain = predictions_of(rows, np.full((18, 6), 1 / 6), None, CLASSES)
+    scored = predictions_of(rows, np.full((18, 6), 1 / 6), np.zeros(18), CLASSES)
+    answers = combine([Answers(plain, plain), Answers(scored, scored)])
+    assert answers.test.scores == {} and answers.validation.scores == {}
 
 
 def test_a_network_learns_the_split_and_leaves_no_state(config, table, tmp_path):
     vit = {"weights": "shipped", "backbone": "vit_tiny_patch16_224", "image_size": 32}
     settings = config.but(**vit, epochs=1, train_mode="head")
-    recipe = NetworkRecipe(settings, models=tmp_path / "models", logs=tmp_path / "logs")
-    found = recipe.answer([table])
-    assert len(found.test.rows) == 12 and len(found.validation.rows) == 12
-    assert set(found.test.scores) == set(METHODS)
+    recipe = NetworkRecipe(settings, CLASSES, models=tmp_path / "models", logs=tmp_path / "logs")
+    answers = recipe.answer([table])
+    assert len(answers.test.rows) == 12 and len(answers.validation.rows) == 12
+    assert set(answers.test.scores) == set(METHODS)
     assert not list((tmp_path / "models").glob("*.training.pt"))
     again = recipe.answer([table])
-    np.testing.assert_array_equal(again.test.probabilities, found.test.probabilities)
+    np.testing.assert_array_equal(again.test.probabilities, answers.test.probabilities)
     defects = table[(table["label"] != NORMAL_CLASS) | (table["part"] != "train")]
     assert recipe.answer([defects]).test.scores == {}

@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.baselines.protocols import protocol_report
 from benchmarks.baselines.recipes import predictions_of
 from benchmarks.baselines.report import markdown_table, write_baselines
 from src import metrics
 from src.classifier import evaluation
-from src.classifier.evaluation import METHODS, Answers, protocol_report
-from src.classifier.report import HONEST_PROTOCOL, USUAL, headline, images_digest, read_protocols
+from src.classifier.evaluation import METHODS, Answers
+from src.classifier.report import HONEST_PROTOCOL, USUAL, headline, images_identity, read_protocols
 from src.config import CLASS_NAMES, paths
+from tests.conftest import CLASSES
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def answers(seed, strength, *, prefix):
     rows["file"] = [f"{prefix}{i}" for i in range(48)]
     logits = generator.normal(size=(48, 6)) + strength * np.eye(6)[np.resize(range(6), 48)]
     similarity = generator.random(48) + strength / 3 * (rows["label"] != "non_defective").to_numpy()
-    return predictions_of(rows, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), similarity)
+    return predictions_of(rows, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), similarity, CLASSES)
 
 
 @pytest.fixture
@@ -35,8 +37,8 @@ def report():
     for number, name in enumerate(("colour", "honest")):
         protocols = {}
         for protocol, strength in ((USUAL, 4.0), (HONEST_PROTOCOL, 1.0 + number)):
-            found = {protocol: Answers(answers(1, strength, prefix="v"), answers(2, strength, prefix="t"))}
-            protocols[protocol] = protocol_report(found, protocol)
+            split = Answers(answers(1, strength, prefix="v"), answers(2, strength, prefix="t"))
+            protocols[protocol] = protocol_report({protocol: split}, protocol)
         rows[name] = {"about": f"the {name} row", "protocols": protocols}
     return {"rows": rows, "run": {"seed": 42}}
 
@@ -80,21 +82,29 @@ def test_a_table_without_both_numbers_has_no_figures(report, tmp_path):
 
 def test_protocols_are_read_back_for_the_same_images_only(report, tmp_path):
     table = pd.DataFrame({"file": ["a", "b"], "label": ["pinhole", "grain_off"]})
-    assert read_protocols(tmp_path, table) == {}
-    report["run"]["images_digest"] = images_digest(table.iloc[::-1])
+    file = tmp_path / "baselines.json"
+    assert read_protocols(file, table) == {}
+    report["run"]["images"] = images_identity(table.iloc[::-1])
     write_baselines(report, tmp_path)
-    found = read_protocols(tmp_path, table)
-    assert found == json.loads(json.dumps(report["rows"]["honest"]["protocols"]))
-    assert read_protocols(tmp_path, table.assign(label="pinhole")) == {}
+    headlines, entries = read_protocols(file, table), report["rows"]["honest"]["protocols"]
+    assert list(headlines) == [USUAL, HONEST_PROTOCOL]
+    for name, figures in headlines.items():
+        assert figures["macro_f1"] == pytest.approx(entries[name]["macro_f1"], rel=1e-5)
+        assert figures["source"].endswith("baselines.json") and figures["n"] == entries[name]["total_samples"]
+    assert read_protocols(file, table.assign(label="pinhole")) == {}
 
 
-def test_both_numbers_lead(report):
-    found = report["rows"]["honest"]["protocols"]
-    summary = found[HONEST_PROTOCOL] | {"total_samples": 48, "run": {"protocol": "hide-60-20-20"}}
-    own, usual, honest = headline(summary, found).splitlines()
-    assert "hide-60-20-20 (n = 48)" in own and f"{summary['macro_f1']:.3f}" in own
-    assert USUAL in usual and f"{found[USUAL]['macro_f1']:.3f}" in usual
-    assert f"{found[HONEST_PROTOCOL]['macro_f1']:.3f}" in honest and "6 hides" in honest
+def test_both_numbers_lead(report, tmp_path):
+    entries = report["rows"]["honest"]["protocols"]
+    table = pd.DataFrame({"file": ["a", "b"], "label": ["pinhole", "grain_off"]})
+    report["run"]["images"] = images_identity(table)
+    write_baselines(report, tmp_path)
+    summary = entries[HONEST_PROTOCOL] | {"total_samples": 48, "run": {"protocol": "hide-60-20-20"}, "hides": None}
+    summary["protocols"] = read_protocols(tmp_path / "baselines.json", table)
+    own, usual, honest = headline(summary).splitlines()
+    assert "hide-60-20-20 (n = 48, hides: unknown)" in own and f"{summary['macro_f1']:.3f}" in own
+    assert USUAL in usual and f"{entries[USUAL]['macro_f1']:.3f}" in usual
+    assert f"{entries[HONEST_PROTOCOL]['macro_f1']:.3f}" in honest and "hides: 6" in honest
 
 
 def test_readme_quotes_the_committed_table():

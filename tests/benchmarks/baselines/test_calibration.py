@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from src.metrics import at_temperature, expected_calibration_error, fit_temperature, reliability
+from benchmarks.baselines.calibration import at_temperature, expected_calibration_error, fit_temperature, reliability
 
 
 def answers(count, *, temperature, seed=0):

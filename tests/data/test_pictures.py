@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from src.data import images
-from src.data.images import UnreadableImageError, load_image, load_mask
+from src.data import pictures
+from src.data.pictures import UnreadableImageError, load_image, load_mask
 
 WIDTH, HEIGHT = 6, 4
 
@@ -173,7 +173,7 @@ def test_a_header_that_claims_a_huge_size_is_refused_before_decoding(tmp_path, m
 @pytest.mark.parametrize("pillow_limit", [None, 1000])
 def test_the_size_limit_itself_is_allowed_without_a_warning(tmp_path, monkeypatch, pillow_limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 50)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 40 * 50)
     photograph().save(tmp_path / "x.png")
     Image.new("L", (2001, 1)).save(tmp_path / "y.png")
     with warnings.catch_warnings():
