@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,14 @@ from PIL import Image
 from skimage.measure import label
 from tqdm import tqdm
 
-from src.backbone.vit import Backbone, load_backbone
-from src.data.mvtec import index_mvtec
+from benchmarks.tables import markdown_rows, write_results
+from src.backbone.vit import SHIPPED_ARCHITECTURE, Backbone, load_backbone
 from src.data.pictures import load_image, load_mask
-from src.files import markdown_rows, write_results
+from src.data.tables import index_mvtec
+from src.files import load_tensors, save_tensors
 from src.localisation.bank import PatchBank
-from src.localisation.encoder import Encoder, default_settings
-from src.localisation.thresholds import Normals, choose_pixel_threshold, choose_settings
+from src.localisation.encoder import BankSettings, Encoder, default_settings
+from src.localisation.thresholds import Detector, fit_detector
 from src.synthetic.defects import add_synthetic_defect
 
 SMALL = 0.003  # share of the picture
@@ -49,34 +50,30 @@ FALSE_POSITIVES = 0.001
 LARGE = (4608, 3288)
 
 
-class Seen:
-    """A bank of the normal pictures at one size, with its threshold."""
+@dataclass(frozen=True)
+class AtSize:
+    """A detector that was made of pictures shrunk to a size, and shrinks those that it judges."""
 
-    def __init__(
-        self, backbone: Backbone, normals: list[str], size: int, folder: Path, blocks: tuple[int, ...] = ()
-    ) -> None:
-        self.size = size
-        files = [self._save(path, folder / f"{size}_{number}.png") for number, path in enumerate(normals)]
-        pictures = Normals.load(files, "the benchmark")
-        if blocks:
-            settings = replace(default_settings(backbone, pictures.wholes[0]), blocks=blocks)
-        else:
-            settings = choose_settings(backbone, pictures).settings
-        encoder = pictures.encoder(backbone, settings)
-        rows = pictures.rows(encoder)
-        self.threshold = choose_pixel_threshold(pictures, encoder, rows).value
-        self.bank = pictures.whole_bank(encoder, rows)
-
-    def _save(self, path: str, file: Path) -> str:
-        self.shrink(load_image(path)).save(file)
-        return str(file)
-
-    def shrink(self, picture: Image.Image) -> Image.Image:
-        return picture.resize((self.size, self.size), Image.Resampling.BOX)
+    size: int
+    detector: Detector
 
     def map(self, picture: Image.Image) -> np.ndarray:
-        """Anomaly map at the picture's own size, seen at the size of this bank."""
-        return self.bank.full_size(self.bank.patch_map(self.shrink(picture)), picture.size)
+        """Anomaly map at the picture's own size."""
+        bank = self.detector.bank
+        return bank.full_size(bank.patch_map(bank.encoder.tokens(shrunk(picture, self.size))), picture.size)
+
+
+def shrunk(picture: Image.Image, size: int) -> Image.Image:
+    return picture.resize((size, size), Image.Resampling.BOX)
+
+
+def detector_at(
+    backbone: Backbone, normals: list[Image.Image], size: int, blocks: tuple[int, ...] | None = None
+) -> AtSize:
+    """The detector of normal pictures at a size; without ``blocks`` they are chosen."""
+    pictures = [shrunk(picture, size) for picture in normals]
+    candidates = [replace(default_settings(backbone, pictures[0]), blocks=blocks)] if blocks else None
+    return AtSize(size, fit_detector(backbone, pictures, protocol="the benchmark", candidates=candidates))
 
 
 def peaks(values: np.ndarray, mask: np.ndarray) -> list[tuple[float, float]]:
@@ -85,36 +82,38 @@ def peaks(values: np.ndarray, mask: np.ndarray) -> list[tuple[float, float]]:
     return [(float((labels == i).mean()), float(values[labels == i].max())) for i in range(1, labels.max() + 1)]
 
 
-def compare(sizes: list[Seen], test: pd.DataFrame) -> dict[str, Any]:
+def compare(sizes: list[AtSize], test: pd.DataFrame) -> dict[str, Any]:
+    """By size: the share of small defects whose peak reaches the threshold, and at equal false positives."""
     good = [load_image(path) for path in test.loc[test["defect"] == "good", "path"]]
     defects = [(load_image(row.path), row.mask) for row in test[test["defect"] != "good"].itertuples()]
-    real = [(picture, load_mask(mask, size=picture.size)) for picture, mask in defects]
-    generator, painted = np.random.default_rng(0), []
+    pictures = {"real": [(picture, load_mask(mask, size=picture.size)) for picture, mask in defects], "painted": []}
+    generator = np.random.default_rng(0)
     for picture in good:
         for _ in range(PAINTED_EACH):
             pixels, mask = add_synthetic_defect(np.asarray(picture), generator, scale=PAINTED_SCALE)
-            painted.append((Image.fromarray(pixels), mask.astype(bool)))
-    found = {}
-    for seen in sizes:
-        clean = np.stack([seen.map(picture) for picture in good])
+            pictures["painted"].append((Image.fromarray(pixels), mask.astype(bool)))
+    results = {}
+    for at_size in sizes:
+        settings, threshold = at_size.detector.bank.settings, at_size.detector.thresholds.pixel
+        clean = np.stack([at_size.map(picture) for picture in good])
         equal = float(np.quantile(clean, 1 - FALSE_POSITIVES))
         entry = {
-            "blocks": seen.bank.settings.blocks,
-            "side": seen.bank.settings.side,
-            "threshold": seen.threshold,
-            "false_positive_pixels": float((clean >= seen.threshold).mean()),
+            "blocks": settings.blocks,
+            "side": settings.side,
+            "threshold": threshold,
+            "false_positive_pixels": float((clean >= threshold).mean()),
         }
-        for name, pictures in (("real", real), ("painted", painted)):
-            bar = tqdm(pictures, desc=f"{name} at {seen.size} px")
-            regions = np.array([peak for picture, mask in bar for peak in peaks(seen.map(picture), mask)])
+        for name, masked in pictures.items():
+            bar = tqdm(masked, desc=f"{name} at {at_size.size} px")
+            regions = np.array([peak for picture, mask in bar for peak in peaks(at_size.map(picture), mask)])
             regions = regions[regions[:, 0] < SMALL]
             entry[name] = {
                 "small_regions": len(regions),
-                "found_at_threshold": float((regions[:, 1] >= seen.threshold).mean()),
+                "found_at_threshold": float((regions[:, 1] >= threshold).mean()),
                 "found_at_equal_false_positives": float((regions[:, 1] >= equal).mean()),
             }
-        found[f"{seen.size} px"] = entry
-    return found
+        results[f"{at_size.size} px"] = entry
+    return results
 
 
 def memory(options: argparse.Namespace, bank: PatchBank, picture: Image.Image, folder: Path) -> dict[str, float]:
@@ -122,27 +121,17 @@ def memory(options: argparse.Namespace, bank: PatchBank, picture: Image.Image, f
     mirrored = np.concatenate([np.asarray(picture), np.asarray(picture)[::-1]])
     mirrored = np.concatenate([mirrored, mirrored[:, ::-1]], axis=1)
     times = [-(-wanted // had) for wanted, had in zip(LARGE[::-1], mirrored.shape, strict=False)]
-    pixels = np.tile(mirrored, (*times, 1))[: LARGE[1], : LARGE[0]]
-    Image.fromarray(pixels).save(folder / "large.png")
-    bank.save(folder / "bank.pt")
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.resolution",
-        "--weights",
-        options.weights,
-        "--backbone",
-        options.backbone,
-        "--score",
-        str(folder),
-    ]
+    Image.fromarray(np.tile(mirrored, (*times, 1))[: LARGE[1], : LARGE[0]]).save(folder / "large.png")
+    save_tensors({"rows": bank.rows, "settings": asdict(replace(bank.settings, side=min(LARGE)))}, folder / "bank.pt")
+    command = [sys.executable, "-m", "benchmarks.resolution", "--score", str(folder)]
+    command += ["--weights", options.weights, "--backbone", options.backbone]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(answer.stdout.splitlines()[-1])
 
 
 def score_large(backbone: Backbone, folder: Path) -> dict[str, float]:
-    bank, _ = PatchBank.load(folder / "bank.pt", backbone)
-    bank = PatchBank(Encoder(backbone, replace(bank.settings, side=min(LARGE))), bank.rows)
+    content = load_tensors(folder / "bank.pt")
+    bank = PatchBank(Encoder(backbone, BankSettings(**content["settings"])), content["rows"])
     started = time.perf_counter()
     values, _ = bank.score(load_image(folder / "large.png"))
     assert values.shape == LARGE[::-1]
@@ -157,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder that holds leather/ with 1024 px pictures")
     parser.add_argument("--weights", default="shipped", help="a weights file, or shipped")
-    parser.add_argument("--backbone", default="vit_tiny_patch16_224", help="timm's name")
+    parser.add_argument("--backbone", default=SHIPPED_ARCHITECTURE, help="timm's name")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
@@ -166,11 +155,11 @@ def main() -> None:
         print(json.dumps(score_large(backbone, options.score)))
         return
     table = index_mvtec(options.data)
-    normals = list(table.loc[table["part"] == "train", "path"])
+    normals = [load_image(path) for path in table.loc[table["part"] == "train", "path"]]
     test = table[table["part"] == "test"]
+    small = detector_at(backbone, normals, 256)
+    large = detector_at(backbone, normals, 1024, small.detector.bank.settings.blocks)
     with tempfile.TemporaryDirectory() as name:
-        small = Seen(backbone, normals, 256, Path(name))
-        sizes = [small, Seen(backbone, normals, 1024, Path(name), small.bank.settings.blocks)]
         result = {
             "protocol": {
                 "normals": len(normals),
@@ -181,8 +170,8 @@ def main() -> None:
                 "weights": backbone.weights,
                 "threads": torch.get_num_threads(),
             },
-            "sizes": compare(sizes, test),
-            "large": memory(options, sizes[1].bank, load_image(normals[0]), Path(name)),
+            "sizes": compare([small, large], test),
+            "large": memory(options, large.detector.bank, normals[0], Path(name)),
         }
     text = markdown(result)
     write_results(result, text, options.output / "resolution")
@@ -190,35 +179,21 @@ def main() -> None:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    header = [
-        "pictures",
-        "seen at, px",
-        "blocks",
-        "false positive pixels",
-        "real, at threshold",
-        "real, equal false positives",
-        "painted, at threshold",
-        "painted, equal false positives",
-    ]
+    columns = ["pictures", "read at, px", "blocks", "false positive pixels"]
+    columns += [f"{name}, {at}" for name in ("real", "painted") for at in ("at threshold", "equal false positives")]
     rows = []
     for name, entry in result["sizes"].items():
         rates = [
-            entry[kind][f"found_at_{at}"]
-            for kind in ("real", "painted")
+            entry[each][f"found_at_{at}"]
+            for each in ("real", "painted")
             for at in ("threshold", "equal_false_positives")
         ]
-        rows.append(
-            [
-                name,
-                str(entry["side"]),
-                ", ".join(map(str, entry["blocks"])),
-                f"{entry['false_positive_pixels']:.2%}",
-                *(f"{rate:.2f}" for rate in rates),
-            ]
-        )
+        blocks = ", ".join(map(str, entry["blocks"]))
+        share = f"{entry['false_positive_pixels']:.2%}"
+        rows.append([name, str(entry["side"]), blocks, share, *(f"{rate:.2f}" for rate in rates)])
     entry, about, large = next(iter(result["sizes"].values())), result["protocol"], result["large"]
     lines = [
-        *markdown_rows(header, rows),
+        *markdown_rows(columns, rows),
         "",
         f"Share of small defects (under {about['small_below']:.1%} of the picture) found: "
         f"{entry['real']['small_regions']} real ones, {entry['painted']['small_regions']} painted ones; "

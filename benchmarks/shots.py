@@ -1,8 +1,9 @@
 """How many normal images does it take? Localisation on MVTec AD with k = 1, 2, 4, ... of them, over several draws.
 
 ``python -m benchmarks.shots --weights shipped`` runs every protocol that the data allows and says why it leaves others
-out. Each finished run is a file in the output folder, so an interrupted study goes on where it stopped; at the end
-``shot_study.json`` and ``shot_study.md`` sum up. Nothing is chosen on test images.
+out. Detectors and finished runs are files in the output folder, so an interrupted study goes on where it stopped; at
+the end ``shot_study.json`` and ``shot_study.md`` sum up. Nothing is chosen on test images, and each of them passes the
+network once for all runs.
 """
 
 from __future__ import annotations
@@ -11,25 +12,31 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.tables import markdown_rows, write_results
 from src.backbone.vit import SHIPPED_ARCHITECTURE, Backbone, load_backbone
 from src.config import MVTEC_FOLDER, paths
-from src.data.mvtec import index_mvtec, mvtec_split
-from src.data.pictures import load_image
-from src.files import identity_of, markdown_rows, write_json, write_results
-from src.localisation.attention import attention_metrics
-from src.localisation.bank import BANK_FORMAT
+from src.data.pictures import load_image, load_mask
+from src.data.splits import mvtec_split
+from src.data.tables import index_mvtec
+from src.files import file_identity, identity_of, read_kept, write_json, write_kept
+from src.localisation.attention import attention_maps
+from src.localisation.bank import PatchBank, evaluated_mask
+from src.localisation.encoder import BankSettings, Encoder
 from src.localisation.evaluation import brightness_control, localisation_metrics
 from src.localisation.localise import localise
-from src.localisation.thresholds import candidate_settings
+from src.localisation.pixel_metrics import pixel_metrics
+from src.localisation.thresholds import Detector, Thresholds, candidate_settings, fit_detector
 
 log = logging.getLogger(__name__)
 
+VERSION = 1  # raise it whenever the same images and weights give other figures
 SHOTS = (1, 2, 4, 8, 16)
 SUMMED_UP = {
     "image_auroc": "image AUROC",
@@ -45,25 +52,55 @@ SUMMED_UP = {
 }
 
 
+@dataclass(frozen=True)
+class Run:
+    """One draw of normal images, and the file of its figures; its detector is kept beside it."""
+
+    protocol: str
+    seed: int
+    normals: pd.DataFrame
+    test: pd.DataFrame
+    file: Path
+
+
 def run_study(
     backbone: Backbone, table: pd.DataFrame, output: Path, *, shots: tuple[int, ...] = SHOTS, seeds: int = 3
 ) -> dict[str, Any]:
     """Every protocol that the data allows, each draw once; writes a file a run, and returns the summary.
 
-    Args:
-        backbone: Gives the patch tokens.
-        table: Of `index_mvtec`.
-        output: Folder of the results.
-        shots: Numbers of normal images; ``normals-16`` and ``mvtec-full`` are tried besides.
-        seeds: Draws of each number; draws that pick the same images count once.
-
-    Returns:
-        ``protocols``: by name, runs, mean and standard deviation (of a sample, None of one run) of each figure;
-        ``left_out``: protocols with the reason; ``backbone``, ``brightness_control_image_auroc``, ``attention``.
+    ``table`` is that of `index_mvtec`; ``shots`` are numbers of normal images, of which there are ``seeds`` draws;
+    ``normals-16`` and ``mvtec-full`` are tried besides. Draws that pick the same images count once.
     """
-    protocols, left_out = {}, {}
+    runs, left_out = draw_runs(backbone, table, output / "runs", shots, seeds)
+    test = table[table["part"] == "test"].reset_index(drop=True)
+    open_runs = [run for run in runs if not run.file.is_file()]
+    log.info("%d of %d runs are there", len(runs) - len(open_runs), len(runs))
+    detectors = [_detector(backbone, run) for run in open_runs]
+    for run, shown in zip(open_runs, localise(detectors, test) if detectors else [], strict=True):
+        of_run = shown.of_rows(test["file"].isin(run.test["file"]).to_numpy())
+        write_json({**localisation_metrics(of_run, seed=run.seed), "normals": list(run.normals["file"])}, run.file)
+    protocols: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        protocols.setdefault(run.protocol, []).append(json.loads(run.file.read_text(encoding="utf-8")))
+    masks = [evaluated_mask(load_mask(row.mask, size=load_image(row.path).size)) for row in test.itertuples()]
+    attention = attention_maps(backbone, test)
+    return {
+        "backbone": backbone.identity,
+        "weights": backbone.weights,
+        "protocols": {protocol: _summary(figures) for protocol, figures in protocols.items()},
+        "left_out": left_out,
+        "attention": {name: pixel_metrics(maps, np.stack(masks)) for name, maps in attention.items()},
+        "brightness_control_image_auroc": brightness_control(test),
+    }
+
+
+def draw_runs(
+    backbone: Backbone, table: pd.DataFrame, folder: Path, shots: tuple[int, ...], seeds: int
+) -> tuple[list[Run], dict[str, str]]:
+    """All runs, and the protocols that are left out with the reason."""
+    runs, left_out = {}, {}
+    weights = backbone.identity
     for protocol in (*(f"{k}-shot" for k in shots), "normals-16", "mvtec-full"):
-        runs = {}
         for seed in range(seeds):
             try:
                 normals, test = mvtec_split(table, protocol, seed=seed)
@@ -71,40 +108,27 @@ def run_study(
                 left_out[protocol] = str(error)
                 log.warning("%s is left out: %s", protocol, error)
                 break
-            drawn = tuple(normals["file"])
-            if drawn not in runs:
-                runs[drawn] = _run(backbone, normals, test, protocol, seed, output)
-        if runs:
-            protocols[protocol] = _summary(list(runs.values()))
-    test = table[table["part"] == "test"].reset_index(drop=True)
-    return {
-        "backbone": backbone.identity,
-        "weights": backbone.weights,
-        "protocols": protocols,
-        "left_out": left_out,
-        "attention": attention_metrics(backbone, test),
-        "brightness_control_image_auroc": brightness_control(test),
-    }
+            rows = [row for part in (normals, test) for row in part.itertuples()]
+            images = [(row.file, *map(file_identity, filter(None, (row.path, row.mask)))) for row in rows]
+            candidates = candidate_settings(backbone, load_image(normals["path"][0]))
+            identity = identity_of(VERSION, weights, protocol, images, [asdict(each) for each in candidates])
+            file = folder / f"{protocol}_{identity[:12]}.json"
+            runs.setdefault(file, Run(protocol, seed, normals, test, file))
+    return list(runs.values()), left_out
 
 
-def _run(backbone, normals, test, protocol, seed, output) -> dict[str, Any]:
-    """Figures of one draw, from its file if it is there and made of the same images by the same backbone."""
-    candidates = [str(settings) for settings in candidate_settings(backbone, load_image(normals["path"][0]))]
-    made_of = {
-        "backbone": backbone.identity,
-        "normals": list(normals["file"]),
-        "test": list(test["file"]),
-        "candidates": candidates,
-        "bank": BANK_FORMAT,
-    }
-    file = output / "runs" / f"{protocol}_{identity_of(made_of)[:12]}.json"
-    if file.is_file():
-        log.info("%s, seed %d: %s is there", protocol, seed, file.name)
-        return json.loads(file.read_text(encoding="utf-8"))
-    log.info("%s, seed %d: %s", protocol, seed, ", ".join(normals["file"]))
-    localised = localise(backbone, list(normals["path"]), test, protocol=protocol, seed=seed)
-    write_json({**localisation_metrics(localised, seed=seed), "normals": made_of["normals"]}, file)
-    return json.loads(file.read_text(encoding="utf-8"))
+def _detector(backbone: Backbone, run: Run) -> Detector:
+    """That of a run's normal images, from the file beside its figures if it is there."""
+    file = run.file.with_suffix(".pt")
+    if (kept := read_kept(file)) is not None:
+        bank = PatchBank(Encoder(backbone, BankSettings(**kept["settings"])), kept["rows"])
+        return Detector(run.protocol, bank, Thresholds(**kept["thresholds"]), kept["facts"])
+    log.info("%s, seed %d: %s", run.protocol, run.seed, ", ".join(run.normals["file"]))
+    pictures = [load_image(path) for path in run.normals["path"]]
+    detector = fit_detector(backbone, pictures, protocol=run.protocol, seed=run.seed)
+    content = {"settings": asdict(detector.bank.settings), "rows": detector.bank.rows, "facts": detector.facts}
+    write_kept({**content, "thresholds": asdict(detector.thresholds)}, file)
+    return detector
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -129,9 +153,9 @@ def markdown(summary: dict[str, Any]) -> str:
             spread = entry["deviation"][name]
             cells.append(f"{entry['mean'][name]:.3f}" + ("" if spread is None else f" ± {spread:.3f}"))
         rows.append([protocol, str(entry["runs"]), *cells])
-    for kind, figures in summary["attention"].items():
+    for reading, figures in summary["attention"].items():
         cells = (f"{figures[name]:.3f}" if name in figures else "" for name in SUMMED_UP)
-        rows.append([f"attention, {kind}", "", *cells])
+        rows.append([f"attention, {reading}", "", *cells])
     lines = markdown_rows(["protocol", "runs", *SUMMED_UP.values()], rows)
     lines += ["", *(f"Left out: {protocol}: {reason}." for protocol, reason in summary["left_out"].items())]
     control = summary["brightness_control_image_auroc"]

@@ -4,48 +4,39 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-# The published classes; the order is a contract: a class's position is its index in their confusion matrices.
+# The published classes; the order is a contract: the position in every confusion matrix and checkpoint.
 CLASS_NAMES = ("folding_marks", "grain_off", "growth_marks", "loose_grain", "non_defective", "pinhole")
 KAGGLE_FOLDER, MVTEC_FOLDER = "leather_defect_classification", "mvtec"
-
+PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split
+FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")  # of several
 TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split, see data.splits
-FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")
-VARIABLES = (
-    "LEATHER_DATA",
-    "LEATHER_SAMPLE",
-    "LEATHER_OUTPUT",
-    "LEATHER_SOURCE",
-    "LEATHER_PRESET",
-    "LEATHER_PROTOCOL",
-    "LEATHER_WEIGHTS",
-    "LEATHER_EPOCHS",
-    "LEATHER_NORMAL_CLASS",
-    "LEATHER_TINY",
-    "LEATHER_TEST_NOISE",
-)
+VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS TINY TEST_NOISE"  # all LEATHER_...
 
 
-def setting(name: str, default: str = "", *, allowed: Sequence[str] = ()) -> str:
-    """The environment variable of that name; the default where it is unset or empty.
+def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> str | int:
+    """The value of an environment variable, a number if the default is one; the default if it is unset or empty.
 
-    Raises:
-        ValueError: If the value is none of those allowed, or another ``LEATHER_`` variable is set that nobody reads.
+    Raises ValueError for a value that is not allowed, and for any ``LEATHER_`` variable that is not known.
     """
-    if unknown := sorted(key for key in os.environ if key.startswith("LEATHER_") and key not in VARIABLES):
-        raise ValueError(f"the variable {unknown[0]} is unknown; expected one of {', '.join(VARIABLES)}")
-    value = os.environ.get(name) or default
-    if allowed and value not in allowed:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+    known = [f"LEATHER_{word}" for word in VARIABLES.split()]
+    for variable in sorted(key for key in os.environ if key.startswith("LEATHER_")):
+        _require(variable in known, "the environment variable", variable, f"one of {', '.join(known)}")
+    if not (value := os.environ.get(name)):
+        return default
+    if isinstance(default, int):
+        _require(value.isdecimal(), name, value, "a whole number")
+        return int(value)
+    _require(not allowed or value in allowed, name, value, f"one of {', '.join(allowed)}")
     return value
 
 
-TINY = setting("LEATHER_TINY", "0", allowed=("0", "1")) == "1"  # a sample of few, small images, for testing notebooks
+def _require(valid: object, name: str, value: object, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"{name} is {value!r}; expected {expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +70,17 @@ class Config:
     def __post_init__(self) -> None:
         if self.feature_blocks is not None:  # a list, as JSON has it, is welcome
             object.__setattr__(self, "feature_blocks", tuple(self.feature_blocks))
-        if not re.fullmatch(r"\w[\w.-]*", self.run):
-            raise ValueError(f"run is {self.run!r}; expected letters, digits, _, - and dots, as it names files")
-        for name, allowed in (
-            ("train_mode", TRAIN_MODES),
-            ("precision", PRECISIONS),
-            ("protocol", (*PROTOCOLS, *FOLD_PROTOCOLS)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
-        for name in ("epochs", "batch_size", "accumulate_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("frozen_blocks", "head_epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if not 0 <= self.similarity_weight <= 1:
-            raise ValueError(f"similarity_weight is {self.similarity_weight}; expected 0 to 1")
+        choices = {"protocol": PROTOCOLS + FOLD_PROTOCOLS, "train_mode": TRAIN_MODES, "precision": PRECISIONS}
+        lowest = {"epochs": 1, "batch_size": 1, "accumulate_batches": 1, "frozen_blocks": 0, "head_epochs": 0}
+        for name, value in vars(self).items():
+            if name in choices:
+                _require(value in choices[name], name, value, f"one of {', '.join(choices[name])}")
+            elif name in lowest:
+                _require(isinstance(value, int) and value >= lowest[name], name, value, f"{lowest[name]} or more")
+            elif name in ("run", "backbone", "weights"):
+                _require(isinstance(value, str) and value.strip(), name, value, "a name")
+        _require(re.fullmatch(r"(?!\.+$)[^/\\:]+", self.run), "run", self.run, "the plain name of a folder")
+        _require(0 <= self.similarity_weight <= 1, "similarity_weight", self.similarity_weight, "0 to 1")
 
     def but(self, **changes: object) -> Config:
         """A copy with some values changed; an unknown name raises TypeError."""
@@ -138,49 +123,35 @@ PRESETS = {"paper": PAPER, "small": SMALL, "sample": SAMPLE, "honest": HONEST}
 
 
 def run_config(run: str) -> Config:
-    """The settings of a run of notebook 4.0, as the ``LEATHER_`` variables ask for them.
-
-    The sample takes the preset ``sample``, all other data ``paper``. ``LEATHER_PRESET``, ``LEATHER_PROTOCOL``,
-    ``LEATHER_WEIGHTS`` and ``LEATHER_EPOCHS`` change that.
-    """
-    preset = setting("LEATHER_PRESET", "sample" if run == SAMPLE.run else "paper", allowed=tuple(PRESETS))
-    usual = SAMPLE.protocol if run == SAMPLE.run else PAPER.protocol
-    config = PRESETS[preset].but(run=run, protocol=setting("LEATHER_PROTOCOL", usual, allowed=PROTOCOLS))
-    epochs = setting("LEATHER_EPOCHS", str(config.epochs))
-    if not epochs.isdecimal() or int(epochs) < 1:
-        raise ValueError(f"LEATHER_EPOCHS is {epochs!r}; expected a whole number from 1")
-    return config.but(epochs=int(epochs), weights=setting("LEATHER_WEIGHTS", config.weights))
+    """The settings of a run of notebook 4.0, as the ``LEATHER_`` variables ask for them; see README."""
+    usual = SAMPLE if run == SAMPLE.run else PAPER
+    preset = setting("LEATHER_PRESET", "sample" if usual is SAMPLE else "paper", allowed=tuple(PRESETS))
+    config = PRESETS[preset].but(run=run, protocol=setting("LEATHER_PROTOCOL", usual.protocol, allowed=PROTOCOLS))
+    weights, epochs = setting("LEATHER_WEIGHTS", config.weights), setting("LEATHER_EPOCHS", config.epochs)
+    return config.but(weights=weights, epochs=epochs)
 
 
 class Paths:
-    """Where things are; making one creates nothing on disk.
-
-    Three variables move the parts that people like to keep elsewhere: ``LEATHER_DATA`` (a folder that holds
-    ``leather_defect_classification/``, or class folders, and ``mvtec/``), ``LEATHER_SAMPLE`` (the built-in sample) and
-    ``LEATHER_OUTPUT`` (receives ``models/``, ``logs/``, ``reports/`` and the manifest of the data). The rest lies in
-    the checkout; an installed package takes the current folder instead.
-    """
+    """Where things are; the root is the checkout's, or the current folder for an installed package."""
 
     def __init__(self) -> None:
         package = Path(__file__).resolve().parent
-        checkout = (package.parent / "pyproject.toml").is_file()
-        self.root = package.parent if checkout else Path.cwd()
-        self.data = _folder("LEATHER_DATA", self.root / "data")
+        is_checkout = (package.parent / "pyproject.toml").is_file()
+        self.root = package.parent if is_checkout else Path.cwd().resolve()
+        self.data = _folder("LEATHER_DATA", self.root / "data")  # only read where the variable names it
         self.output = _folder("LEATHER_OUTPUT", self.root)
         self.sample = _folder("LEATHER_SAMPLE", self.root / "data" / "sample")
         self.manifest = self.output / "data" / "manifest.json"
         self.models, self.logs, self.reports = (self.output / name for name in ("models", "logs", "reports"))
-        shipped = package.parent / "models" / "backbones" if checkout else package / "weights"
-        self.shipped_backbone = shipped / "leather_vit_tiny_patch16_224.safetensors"
+        backbones = self.root / "models" / "backbones" if is_checkout else package / "weights"
+        self.shipped_backbone = backbones / "leather_vit_tiny_patch16_224.safetensors"
 
     def eda_of(self, run: str) -> Path:
-        """Folder of what notebook 2.0 writes about a run's data; a sample's never lies beside that of the real set."""
+        """Folder of what notebook 2.0 writes: figures, images.csv, hides.csv, audit.json."""
         return self.reports / "eda" if run == PAPER.run else self.reports / run / "eda"
 
     def relative(self, path: Path) -> str:
-        """The path as reports print it: below the project's root or output from there, below the data from that
-        folder's name on, else its last three parts. Reports never carry the folders of a machine.
-        """
+        """The path as reports print it, without this machine's folders: below the root, output or data, or 3 parts."""
         path = Path(path).resolve()
         for base, name in ((self.root, ""), (self.output, ""), (self.data, self.data.name)):
             if path.is_relative_to(base):
@@ -189,7 +160,8 @@ class Paths:
 
 
 def _folder(variable: str, default: Path) -> Path:
-    return Path(os.environ.get(variable) or default).expanduser().resolve()
+    return Path(setting(variable, str(default))).expanduser().resolve()
 
 
+TINY = setting("LEATHER_TINY", "0", allowed=("0", "1")) == "1"  # few, small images, for testing the notebooks
 paths = Paths()

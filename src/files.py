@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -38,11 +38,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def save_tensors(content: dict[str, Any], path: Path) -> None:
-    """torch.save of tensors and plain values, whole or not at all.
-
-    Raises:
-        CheckpointError: If the disk is full or the folder cannot be written to; an earlier file is kept.
-    """
+    """torch.save, whole or not at all. Raises CheckpointError if the disk is full or the folder is read-only."""
     import torch  # here: the commands that need no network start without it
 
     try:
@@ -54,11 +50,7 @@ def save_tensors(content: dict[str, Any], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """What `save_tensors` wrote, on the CPU; no code of the file is run.
-
-    Raises:
-        CheckpointError: If the file is missing, cut short or no file of tensors.
-    """
+    """What `save_tensors` wrote, on the CPU; runs no code of the file. Raises CheckpointError if it cannot be read."""
     import torch
 
     path = Path(path)
@@ -82,6 +74,11 @@ def file_identity(path: Path) -> str:
     """Size and modification time of a file: changes when its content is replaced, not when its folder is moved."""
     status = os.stat(path)
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content, as hexadecimal text."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def read_kept(file: Path | None) -> dict[str, Any] | None:
@@ -119,17 +116,3 @@ def _six_digits(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _six_digits(part) for key, part in value.items()}
     return [_six_digits(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def write_results(content: dict[str, Any], text: str, path: Path) -> list[Path]:
-    """A result for programs and for people: ``path`` with the suffix .json, by `write_json`, and with .md."""
-    written, table = write_json(content, path.with_suffix(".json")), path.with_suffix(".md")
-    with whole_file(table) as stream:
-        stream.write(text.encode())
-    return [written, table]
-
-
-def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table; every row has as many cells as the header."""
-    first, *others = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
-    return [first, "|---" * len(header) + "|", *others]

@@ -14,7 +14,6 @@ from sklearn.metrics import (
     f1_score,
     precision_recall_fscore_support,
     roc_auc_score,
-    roc_curve,
 )
 
 REPEATS = 500  # draws of an interval
@@ -22,16 +21,10 @@ THRESHOLD_RULES = ("youden", "f1", "false-alarms-1", "false-alarms-5")
 
 
 def multiclass_metrics(targets: np.ndarray, predictions: np.ndarray, class_names: tuple[str, ...]) -> dict:
-    """Accuracy, macro F1, the confusion matrix and figures per class.
+    """``multiclass_accuracy``, ``macro_f1`` and ``per_class`` (precision, recall, f1 in [0, 1], support).
 
-    Args:
-        targets: True class indices, shape (n,).
-        predictions: Predicted class indices, shape (n,).
-        class_names: Names by index.
-
-    Returns:
-        ``multiclass_accuracy`` and ``macro_f1`` in [0, 1], ``confusion_matrix`` (rows true, columns predicted),
-        ``class_names``, ``class_distribution``, ``total_samples``, ``per_class``: precision, recall, f1, support.
+    Targets and predictions are class indices (n,). ``confusion_matrix``: rows true, columns predicted. Further keys:
+    ``class_names``, ``class_distribution`` and ``total_samples``.
     """
     targets, predictions = np.asarray(targets), np.asarray(predictions)
     indices = np.arange(len(class_names))
@@ -61,12 +54,10 @@ def choose_threshold(is_defect: np.ndarray, scores: np.ndarray, *, rule: str = "
             ``false-alarms-1``, ``false-alarms-5``: the lowest threshold at which at most 1 % or 5 % of the normal
             images alarm.
 
-    Returns:
-        A threshold halfway between two neighbouring scores, or at an end: the lowest score (every image is called
-        defective) or just above the highest (none is). ``score >= threshold`` means defective.
+    ``score >= threshold`` means defective. The threshold lies halfway between two neighbouring scores, or at an end: at
+    the lowest score (every image is called defective) or just above the highest (none is).
 
-    Raises:
-        ValueError: If the rule is unknown, a score is not finite, or one of both kinds is missing.
+    Raises ValueError if the rule is unknown, a score is not finite, or one of both kinds is missing.
     """
     is_defect, scores = _checked(is_defect, scores)
     values = np.unique(scores)
@@ -90,19 +81,10 @@ def choose_threshold(is_defect: np.ndarray, scores: np.ndarray, *, rule: str = "
 
 
 def binary_metrics(is_defect: np.ndarray, scores: np.ndarray, called: np.ndarray) -> dict[str, float]:
-    """How well a score tells defective from normal images, without a threshold and by what was called defective.
+    """How well scores tell defective from normal images, and how good the calls at a threshold of other data are.
 
-    Args:
-        is_defect: True for defective, shape (n,), both kinds present.
-        scores: Shape (n,), higher is more anomalous.
-        called: True where the score reached its threshold, which comes from other data, see `choose_threshold`.
-
-    Returns:
-        ``roc_auc``, ``avg_precision``, ``binary_accuracy``, ``precision``, ``recall``, ``f1``, ``false_alarm_rate``,
-        all in [0, 1].
-
-    Raises:
-        ValueError: If the shapes differ, a score is not finite, or one of both kinds is missing.
+    All arrays are of shape (n,), all figures in [0, 1]. Raises ValueError if shapes differ, a score is not finite, or
+    one of both kinds is missing.
     """
     is_defect, scores = _checked(is_defect, scores)
     precision, recall, f1, _ = precision_recall_fscore_support(is_defect, called, average="binary", zero_division=0)
@@ -122,23 +104,6 @@ def average_precision(is_defect: np.ndarray, scores: np.ndarray) -> float:
     return min(1.0, float(average_precision_score(is_defect, scores)))
 
 
-def oracle_metrics(is_defect: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Upper bounds, not results: their thresholds are picked on these very scores.
-
-    Returns:
-        ``accuracy``, the highest; ``recall_at_1`` and ``recall_at_5``, the highest recall with at most 1 % and 5 %
-        false alarms; in [0, 1].
-    """
-    is_defect, scores = _checked(is_defect, scores)
-    false_rate, recall, _ = roc_curve(is_defect, scores, drop_intermediate=False)
-    share = is_defect.mean()
-    return {
-        "accuracy": float(np.max(share * recall + (1 - share) * (1 - false_rate))),
-        "recall_at_1": float(recall[false_rate <= 0.01].max()),
-        "recall_at_5": float(recall[false_rate <= 0.05].max()),
-    }
-
-
 def image_metrics(is_defect: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """``image_auroc`` and ``image_ap`` of scores (n,), in [0, 1]; no threshold is needed."""
     return {
@@ -156,18 +121,9 @@ def bootstrap_interval(
 ) -> list[float] | None:
     """95 % percentile interval of a statistic, by drawing images, or whole groups of them, with replacement.
 
-    Args:
-        statistic: Of the resampled arrays, in the order given.
-        arrays: Each of shape (n, ...).
-        groups: Group of each image, shape (n,); None draws single images.
-        repeats: Number of draws. Draws for which the statistic raises ValueError or is not finite are left out.
-        seed: Of the draws.
-
-    Returns:
-        [low, high], or None if over half of the draws were left out.
-
-    Raises:
-        ValueError: If the arrays and the groups are not of one length.
+    The statistic is given the resampled ``arrays``, each of shape (n, ...). ``groups`` (n,) are drawn as a whole; None
+    draws single images. Draws for which the statistic raises ValueError or is not finite are left out; None is
+    returned if these are over half. Raises ValueError if the arrays and the groups are not of one length.
     """
     generator = np.random.default_rng(seed)
     count = len(arrays[0])

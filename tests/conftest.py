@@ -16,9 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from src import scores
 from src.classifier.model import create_model
 from src.config import CLASS_NAMES, Config
-from src.data.mvtec import index_mvtec
 from src.data.splits import split_index
-from src.data.tables import Classes, index_images
+from src.data.tables import Classes, index_images, index_mvtec
 from src.localisation import evaluation, thresholds
 from src.localisation.encoder import BankSettings
 from src.localisation.localise import Localisation

@@ -24,11 +24,6 @@ def test_json_that_is_no_json_is_refused_and_the_earlier_file_kept(tmp_path):
     assert strict(path) == {"a": 0.1, "name": "ñ"} and [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
-def test_a_markdown_table_by_hand():
-    found = files.markdown_rows(["name", "share"], [["pinhole", "0.5"], ["all", ""]])
-    assert found == ["| name | share |", "|---|---|", "| pinhole | 0.5 |", "| all |  |"]
-
-
 def test_floats_have_six_digits(tmp_path):
     path = write_json({"a": 1 / 3, "b": [2e-5 / 3, 123456.789], "c": {"n": 12345678}}, tmp_path / "a.json")
     assert strict(path) == {"a": 0.333333, "b": [6.66667e-06, 123457.0], "c": {"n": 12345678}}

@@ -1,9 +1,13 @@
 """Where things are: environment variables move them, imports create nothing, reports name no machine."""
 
+import importlib.util
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from src import config
 from src.config import Paths
 
 VARIABLES = ("LEATHER_DATA", "LEATHER_SAMPLE", "LEATHER_OUTPUT")
@@ -26,19 +30,47 @@ def load(monkeypatch):
 def test_everything_lies_in_the_repository_by_default(load):
     paths = load()
     root = Path(__file__).resolve().parents[1]
-    found = {name: getattr(paths, name) for name in ("data", "sample", "models", "logs", "reports")}
-    below = ("data", "data/sample", "models", "logs", "reports")
-    assert found == dict(zip(found, (root / name for name in below), strict=True))
-    assert paths.eda_of("best_modelo_kaggle_dataset") == root / "reports" / "eda"
-    assert paths.eda_of("sample") == root / "reports" / "sample" / "eda"
+    places = [paths.data, paths.sample, paths.models, paths.logs, paths.reports]
+    assert places == [root / name for name in ("data", "data/sample", "models", "logs", "reports")]
     assert root == paths.root and (root / "pyproject.toml").is_file()
+    assert paths.shipped_backbone == root / "models" / "backbones" / paths.shipped_backbone.name
+
+
+def test_an_installed_package_works_in_the_current_folder(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "leather_defects"
+    package.mkdir(parents=True)
+    shutil.copy(config.__file__, package)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    specification = importlib.util.spec_from_file_location("leather_defects.config", package / "config.py")
+    installed = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, specification.name, installed)  # dataclasses look it up
+    specification.loader.exec_module(installed)
+    work, paths = tmp_path.resolve() / "work", installed.paths
+    assert [paths.root, paths.data, paths.output, paths.reports] == [work, work / "data", work, work / "reports"]
+    assert paths.shipped_backbone == package.resolve() / "weights" / "leather_vit_tiny_patch16_224.safetensors"
+    assert paths.relative(work / "reports" / "x.png") == "reports/x.png"
+
+
+@pytest.mark.parametrize(
+    ("run", "folder"),
+    [
+        ("best_modelo_kaggle_dataset", "reports/eda"),
+        ("sample", "reports/sample/eda"),
+        ("my_hides", "reports/my_hides/eda"),
+    ],
+)
+def test_what_notebook_2_writes_lies_by_the_run(load, tmp_path, run, folder):
+    assert load(LEATHER_OUTPUT=tmp_path).eda_of(run) == tmp_path / folder
 
 
 def test_variables_move_data_sample_and_output_and_create_nothing(load, tmp_path):
     paths = load(LEATHER_DATA=tmp_path / "d", LEATHER_SAMPLE=tmp_path / "s", LEATHER_OUTPUT=tmp_path / "o")
-    found = [paths.data, paths.sample, paths.models, paths.logs, paths.reports, paths.manifest]
+    places = [paths.data, paths.sample, paths.models, paths.logs, paths.reports, paths.manifest]
     names = ("d", "s", "o/models", "o/logs", "o/reports", "o/data/manifest.json")
-    assert found == [tmp_path / name for name in names] and paths.shipped_backbone.is_relative_to(paths.root)
+    assert places == [tmp_path / name for name in names] and paths.shipped_backbone.is_relative_to(paths.root)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,13 +27,13 @@ def test_cosine_against_scikit_learn_in_any_block(block):
     assert nearest_cosine_distance(images, bank, block=block).numpy() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("data_type", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("width", [2, 384, 768])
-def test_an_image_of_the_bank_scores_zero(kind, width):
+def test_an_image_of_the_bank_scores_zero(data_type, width):
     # A common offset is what features of a real backbone have, and what rounds worst.
-    bank = (random(300, width).abs() + 3 * random(width, seed=1)).to(kind)
+    bank = (random(300, width).abs() + 3 * random(width, seed=1)).to(data_type)
     scores = cosine_anomaly_scores(bank, bank)
-    assert scores.dtype == kind and (scores == 0).all()
+    assert scores.dtype == data_type and (scores == 0).all()
 
 
 def test_length_and_order_do_not_matter_and_a_larger_bank_never_raises_a_score():
@@ -93,8 +93,8 @@ def test_hybrid_refuses_different_shapes():
 def test_mean_of_the_nearest_by_hand():
     bank = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
     query = torch.tensor([[1.0, 0]])  # cosines 1, 0, -1
-    found = [nearest_cosine_distance(query, bank, neighbours=k).item() for k in (1, 2, 3, 9)]
-    assert found == pytest.approx([0, 0.5, 1, 1])
+    distances = [nearest_cosine_distance(query, bank, neighbours=k).item() for k in (1, 2, 3, 9)]
+    assert distances == pytest.approx([0, 0.5, 1, 1])
 
 
 def test_upsampling_by_hand():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import json
 import logging
 import math
@@ -18,22 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import skimage.data
 import timm
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors.torch import save_file
-from sklearn.metrics import average_precision_score
+from safetensors.torch import save
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from src.config import paths
-from src.data.pictures import IMAGE_SUFFIXES, load_image
-from src.synthetic.defects import add_synthetic_defect
+from src.files import file_digest, load_tensors, save_tensors, whole_file
+from tools.crops import Recipe, collect_pictures, draw_crop, to_tensor
 from tools.student_init import initialise_student, last_student_block
+from tools.tokens import project, summarise, synthetic_localisation, tokens_after
 
 log = logging.getLogger(__name__)
 
@@ -44,152 +41,74 @@ TEACHER_PATCH = 14
 START_CROPS = 800  # of 112 px, 49 patches each, for the closed-form start
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What decides the shipped weights."""
-
-    teacher_blocks: tuple[int, ...] = (3, 5, 6, 7)  # 5 to 7 localise; 3 keeps the way there short
-    rounds: tuple[tuple[int, int], ...] = ((112, 17), (224, 9), (448, 2))  # (crop in pixels, rounds)
-    patches_per_round: int = 2048 * 49  # tokens: a round of larger crops has fewer of them
-    reuse: int = 4  # times a round's crops are learned; the teacher looks once
-    batch_patches: int = 64 * 49
-    learning_rate: float = 6e-4
-    summary_weight: float = 0.1  # of the class token's summary loss
-    weight_decay: float = 0.02
-    defect_share: float = 0.5
-    crop_share: tuple[float, float] = (0.2, 1.0)  # side of a crop, of the picture's shorter side
-    variance_floor: float = 0.1  # of the mean variance: dimensions with less are not blown up to it
-    held_out: int = 48  # pictures kept for validation
-    generated: int = 300  # procedural leather pictures beside the photographs
-    seed: int = 0
-
-
-def collect_pictures(folders: list[Path], recipe: Recipe) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Training and validation pictures, uint8 (h, w, 3): photographs, scikit-image's textures, generated leather.
-
-    Raises:
-        FileNotFoundError: If a folder has no image.
-    """
-    from src.synthetic.leather import render_leather  # here: the sample generator is only needed to train
-
-    photographs = []
-    for folder in folders:
-        files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise FileNotFoundError(f"no images below {folder}; give --textures a folder of leather pictures")
-        photographs += [np.asarray(load_image(p)) for p in tqdm(files, desc=f"reading {Path(folder).name}")]
-    generator = np.random.default_rng(recipe.seed)
-    order = generator.permutation(len(photographs))
-    validation = [photographs[i] for i in order[: recipe.held_out]]
-    train = [photographs[i] for i in order[recipe.held_out :]]
-    for texture in (skimage.data.brick(), skimage.data.grass(), skimage.data.gravel()):
-        train += [np.repeat(texture[..., None], 3, axis=2)] * 5
-    seeds = np.random.SeedSequence(recipe.seed).spawn(recipe.generated)
-    train += [render_leather(np.random.default_rng(s), 256) for s in tqdm(seeds, desc="generating leather")]
-    return train, validation
-
-
-def draw_crop(pictures: list[np.ndarray], size: int, generator: np.random.Generator, recipe: Recipe) -> np.ndarray:
-    """A random crop, uint8 (size, size, 3): zoomed, turned, re-coloured, and half of the time with a defect."""
-    picture = pictures[generator.integers(len(pictures))]
-    shorter = min(picture.shape[:2])
-    low, high = np.log(recipe.crop_share)
-    if size > 224:
-        low = high / 2  # a large crop of few pixels would be blur
-    side = max(48, round(shorter * math.exp(generator.uniform(low, high))))
-    top, left = (int(generator.integers(0, extent - side + 1)) for extent in picture.shape[:2])
-    crop = Image.fromarray(picture[top : top + side, left : left + side]).resize((size, size), Image.BICUBIC)
-    crop = np.rot90(np.asarray(crop), generator.integers(4))
-    crop = crop[:, ::-1] if generator.random() < 0.5 else crop
-    crop = _recolour(crop, generator)
-    if generator.random() < recipe.defect_share:
-        crop, _ = add_synthetic_defect(crop, generator)
-    return crop
-
-
-def _recolour(crop: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Random tint, contrast and brightness: leather of any colour, grey photographs included."""
-    grey = crop.mean(axis=2, keepdims=True)
-    saturation = generator.uniform(0, 1.3)
-    tint = 1 + generator.normal(0, 0.25, 3) * (generator.random() < 0.6)
-    values = grey + saturation * (crop - grey)
-    values = (values - values.mean()) * generator.uniform(0.6, 1.4) + values.mean() * generator.uniform(0.6, 1.3)
-    return np.ascontiguousarray(np.clip(np.rint(values * tint), 0, 255).astype(np.uint8))
-
-
-def to_tensor(crops: list[np.ndarray] | np.ndarray, size: tuple[int, int], model: nn.Module) -> Tensor:
-    """Pictures resized to (height, width) and normalised as the model wants them: float (n, 3, height, width)."""
-    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
-    if images.shape[-2:] != size:
-        images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
-    data = resolve_model_data_config(model)
-    mean, std = (torch.tensor(data[name]).view(3, 1, 1) for name in ("mean", "std"))
-    return (images - mean) / std
-
-
-def tokens_after(model: nn.Module, images: Tensor, blocks: list[int]) -> list[Tensor]:
-    """All tokens after the given blocks, class token first, each of shape (n, 1 + patches, width)."""
-    found = model.forward_intermediates(
-        images, indices=blocks, intermediates_only=True, return_prefix_tokens=True, output_fmt="NLC", stop_early=True
+def load_teacher(file: Path) -> nn.Module:
+    overlay = {"file": str(file), "num_classes": 0}
+    teacher = timm.create_model(
+        TEACHER, pretrained=True, num_classes=0, dynamic_img_size=True, pretrained_cfg_overlay=overlay
     )
-    return [torch.cat([prefix, patches], dim=1) for patches, prefix in found]
+    return teacher.eval().requires_grad_(False)
 
 
-def summarise(targets: list[Tensor]) -> Tensor:
-    """What a class token should know of a picture: the teacher's class token after the last wanted block, mean and
-    deviation over the patches after that block and after an earlier one. Shape (n, 5 * width).
-    """
-    early, late = targets[1][:, 1:], targets[-1][:, 1:]
-    return torch.cat([targets[-1][:, 0], early.mean(1), early.std(1), late.mean(1), late.std(1)], dim=1)
+def new_student(seed: int) -> tuple[nn.Module, nn.Linear]:
+    """The student and its summary head with random weights."""
+    torch.manual_seed(seed)
+    student = timm.create_model(STUDENT, num_classes=0, dynamic_img_size=True)
+    for block in student.blocks:
+        block.attn.fused_attn = False  # on a CPU the fused kernel is the slower one to train
+    return student, nn.Linear(student.embed_dim, 5 * student.embed_dim)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The teacher's tokens in the student's coordinates, and their spread."""
+
+    projection: Tensor  # (student width, teacher width)
+    deviations: Tensor  # (blocks, student width)
+    summary_mean: Tensor  # (5 * student width,)
+    summary_deviation: Tensor
 
 
 class Distillation:
     """Teacher, student, targets and optimiser; one `run_round` at a time, so that it can stop and go on anywhere."""
 
-    def __init__(self, teacher_file: Path, pictures: list[np.ndarray], recipe: Recipe) -> None:
-        self.recipe, self.pictures = recipe, pictures
-        self.teacher = (
-            timm.create_model(
-                TEACHER,
-                pretrained=True,
-                num_classes=0,
-                dynamic_img_size=True,
-                pretrained_cfg_overlay={"file": str(teacher_file), "num_classes": 0},
-            )
-            .eval()
-            .requires_grad_(False)
-        )
-        torch.manual_seed(recipe.seed)
-        self.student = timm.create_model(STUDENT, num_classes=0, dynamic_img_size=True)
-        for block in self.student.blocks:
-            block.attn.fused_attn = False  # on a CPU the fused kernel is the slower one to train
+    def __init__(
+        self, teacher: nn.Module, student: nn.Module, head: nn.Linear, scale: Scale, pictures: list, recipe: Recipe
+    ) -> None:
+        self.teacher, self.student, self.summary_head, self.scale = teacher, student, head, scale
+        self.recipe, self.pictures, self.done = recipe, pictures, 0
         self.blocks = [last_student_block(b) for b in recipe.teacher_blocks]
-        self.summary_head = nn.Linear(self.student.embed_dim, 5 * self.student.embed_dim)
-        parameters = [*self.student.parameters(), *self.summary_head.parameters()]
+        parameters = [*student.parameters(), *head.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.schedule = [size for size, rounds in recipe.rounds for _ in range(rounds)]
-        self.done = 0
-        self.projection = self.deviations = self.summary_mean = self.summary_deviation = torch.empty(0)
 
-    def start(self) -> None:
-        """The closed-form student, the projection of the teacher's tokens, and their spread by dimension."""
-        generator = np.random.default_rng([self.recipe.seed, 2**31])
-        crops = [draw_crop(self.pictures, 112, generator, self.recipe) for _ in range(START_CROPS)]
-        teacher_images = to_tensor(crops, (7 * TEACHER_PATCH,) * 2, self.teacher)
-        student_images = to_tensor(crops, (112, 112), self.student)
-        self.projection = initialise_student(self.student, self.teacher, student_images, teacher_images)
-        targets = self.project(teacher_images)
+    @classmethod
+    def start(cls, teacher_file: Path, pictures: list[np.ndarray], recipe: Recipe) -> Distillation:
+        """From the closed-form student, with the projection of the teacher's tokens and their spread by dimension."""
+        teacher, (student, head) = load_teacher(teacher_file), new_student(recipe.seed)
+        generator = np.random.default_rng([recipe.seed, 2**31])
+        crops = [draw_crop(pictures, 112, generator, recipe) for _ in range(START_CROPS)]
+        teacher_images = to_tensor(crops, (7 * TEACHER_PATCH,) * 2, teacher)
+        projection = initialise_student(student, teacher, to_tensor(crops, (112, 112), student), teacher_images)
+        targets = project(teacher, teacher_images, projection, recipe.teacher_blocks)
         variances = torch.stack([t.flatten(0, 1).var(0) for t in targets])  # (blocks, d)
-        floor = self.recipe.variance_floor * variances.mean(1, keepdim=True)
-        self.deviations = (variances + floor).sqrt()
-        summaries = summarise(targets)
-        self.summary_mean, self.summary_deviation = summaries.mean(0), summaries.std(0)
+        floor, summaries = recipe.variance_floor * variances.mean(1, keepdim=True), summarise(targets)
+        scale = Scale(projection, (variances + floor).sqrt(), summaries.mean(0), summaries.std(0))
+        return cls(teacher, student, head, scale, pictures, recipe)
 
-    @torch.inference_mode()
-    def project(self, teacher_images: Tensor) -> list[Tensor]:
-        """The teacher's tokens in the student's coordinates, by block: (n, 1 + patches, student width)."""
-        found = tokens_after(self.teacher, teacher_images, list(self.recipe.teacher_blocks))
-        return [tokens @ self.projection.T for tokens in found]
+    @classmethod
+    def resume(cls, state: Path, teacher_file: Path, pictures: list[np.ndarray], recipe: Recipe) -> Distillation:
+        """From the state that `save` wrote; ValueError if it was made by another recipe."""
+        content = load_tensors(state)
+        if json.loads(content["recipe"]) != json.loads(json.dumps(asdict(recipe))):
+            raise ValueError(f"{state} was made by another recipe; remove it to start anew, or use its settings")
+        student, head = new_student(recipe.seed)
+        student.load_state_dict(content["student"])
+        head.load_state_dict(content["summary_head"])
+        scale = Scale(**content["scale"])
+        distillation = cls(load_teacher(teacher_file), student, head, scale, pictures, recipe)
+        distillation.optimizer.load_state_dict(content["optimizer"])
+        distillation.done = content["done"]
+        return distillation
 
     def run_round(self) -> dict[str, float]:
         """Draws crops, asks the teacher once, learns them ``reuse`` times. Returns the mean loss and the rate."""
@@ -199,10 +118,9 @@ class Distillation:
         batch = max(2, recipe.batch_patches // grid**2)
         count = max(batch, recipe.patches_per_round // grid**2)
         crops = np.stack([draw_crop(self.pictures, size, generator, recipe) for _ in range(count)])
-        targets = [
-            self.project(to_tensor(part, (grid * TEACHER_PATCH,) * 2, self.teacher))
-            for part in np.array_split(crops, math.ceil(count / batch))
-        ]
+        parts = np.array_split(crops, math.ceil(count / batch))
+        images = (to_tensor(part, (grid * TEACHER_PATCH,) * 2, self.teacher) for part in parts)
+        targets = [project(self.teacher, each, self.scale.projection, recipe.teacher_blocks) for each in images]
         targets = [torch.cat(parts).half() for parts in zip(*targets, strict=True)]
         losses = []
         for step in range(recipe.reuse):
@@ -213,21 +131,22 @@ class Distillation:
                 group["lr"] = rate
             for rows in np.array_split(generator.permutation(count), math.ceil(count / batch)):
                 images = to_tensor(crops[rows], (size, size), self.student)
-                losses.append(self._step(images, [t[rows].float() for t in targets]))
+                losses.append(self.step(images, [t[rows].float() for t in targets]))
         self.done += 1
         token_loss, summary_loss = np.mean(losses, axis=0)
         return {"token_loss": float(token_loss), "summary_loss": float(summary_loss), "learning_rate": rate}
 
-    def _step(self, images: Tensor, targets: list[Tensor]) -> tuple[float, float]:
+    def step(self, images: Tensor, targets: list[Tensor]) -> tuple[float, float]:
+        """One step of the optimiser; the losses of tokens and of the summary."""
         self.student.train()
-        found = tokens_after(self.student, images, self.blocks)
-        summary = self.summary_head(self.student.norm(found[-1][:, 0]))
-        found[-1], last = found[-1][:, 1:], targets[-1][:, 1:]  # the last class token is free to summarise
+        outputs = tokens_after(self.student, images, self.blocks)
+        summary = self.summary_head(self.student.norm(outputs[-1][:, 0]))
+        outputs[-1], last = outputs[-1][:, 1:], targets[-1][:, 1:]  # the last class token is free to summarise
         token_loss = sum(
             F.smooth_l1_loss(tokens / deviation, target / deviation)
-            for tokens, target, deviation in zip(found, [*targets[:-1], last], self.deviations, strict=True)
+            for tokens, target, deviation in zip(outputs, [*targets[:-1], last], self.scale.deviations, strict=True)
         ) / len(targets)
-        wanted = (summarise(targets) - self.summary_mean) / self.summary_deviation
+        wanted = (summarise(targets) - self.scale.summary_mean) / self.scale.summary_deviation
         summary_loss = F.smooth_l1_loss(summary, wanted)
         loss = token_loss + self.recipe.summary_weight * summary_loss
         if not torch.isfinite(loss):
@@ -239,58 +158,19 @@ class Distillation:
         return token_loss.item(), summary_loss.item()
 
     def save(self, path: Path) -> None:
-        state = {
+        content = {
             "student": self.student.state_dict(),
             "summary_head": self.summary_head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
             "recipe": json.dumps(asdict(self.recipe)),
-            "projection": self.projection,
-            "deviations": self.deviations,
-            "summary_mean": self.summary_mean,
-            "summary_deviation": self.summary_deviation,
+            "scale": vars(self.scale),
         }
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
-
-    def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
-        known = json.loads(json.dumps(asdict(self.recipe)))
-        if json.loads(state["recipe"]) != known:
-            raise ValueError(f"{path} was made by another recipe; remove it to start anew, or use its settings")
-        self.student.load_state_dict(state["student"])
-        self.summary_head.load_state_dict(state["summary_head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("done", "projection", "deviations", "summary_mean", "summary_deviation"):
-            setattr(self, name, state[name])
-
-
-@torch.inference_mode()
-def synthetic_localisation(
-    model: nn.Module, pictures: list[np.ndarray], *, patch: int, blocks: list[int], seed: int = 5
-) -> dict[int, float]:
-    """How well patch tokens find painted defects: mean pixel average precision, by block, in [0, 1].
-
-    The left half of a picture is the normal bank; a defect is painted on the right half, whose patches are scored by
-    cosine distance to their nearest neighbour in the bank. No defect of any real data set is involved.
-    """
-    precisions: dict[int, list[float]] = {block: [] for block in blocks}
-    for number, picture in enumerate(pictures):
-        half = picture.shape[1] // 2
-        generator = np.random.default_rng([seed, number])
-        flawed, mask = add_synthetic_defect(np.ascontiguousarray(picture[:, half : 2 * half]), generator)
-        images = to_tensor([picture[:, :half], flawed], (28 * patch, 14 * patch), model)
-        for block, tokens in zip(blocks, tokens_after(model, images, blocks), strict=True):
-            normal, tested = F.normalize(tokens[:, 1:], dim=-1)
-            scores = (1 - (tested @ normal.T).amax(1)).view(1, 1, 28, 14)
-            scores = F.interpolate(scores, mask.shape, mode="bilinear")
-            precisions[block].append(average_precision_score(mask.ravel(), scores.ravel()))
-    return {block: float(np.mean(values)) for block, values in precisions.items()}
+        save_tensors(content, path)
 
 
 def export(distillation: Distillation, path: Path, *, sources: str, scores: dict[int, float]) -> None:
-    """The student as float16 safetensors with its recipe in the file's metadata, written atomically."""
+    """The student as float16 safetensors with its recipe in the file's metadata, written whole or not at all."""
     best = max(scores, key=scores.get)
     data = resolve_model_data_config(distillation.student)
     metadata = {
@@ -307,13 +187,9 @@ def export(distillation: Distillation, path: Path, *, sources: str, scores: dict
         "synthetic_average_precision": json.dumps({str(k): round(v, 4) for k, v in scores.items()}),
     }
     weights = {k: v.half().contiguous() for k, v in distillation.student.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(weights, part, metadata=metadata)
-    part.chmod(0o644)
-    part.replace(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    (path.parent / "SHA256SUMS").write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    with whole_file(path) as stream:
+        stream.write(save(weights, metadata=metadata))
+    (path.parent / "SHA256SUMS").write_text(f"{file_digest(path)}  {path.name}\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -329,14 +205,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     recipe = Recipe()
     train, validation = collect_pictures(options.textures, recipe)
-    distillation = Distillation(options.teacher, train, recipe)
-    options.work.mkdir(parents=True, exist_ok=True)
     state = options.work / "state.pt"
     if state.is_file():
-        distillation.load(state)
+        distillation = Distillation.resume(state, options.teacher, train, recipe)
         log.info("resumed after round %d", distillation.done)
     else:
-        distillation.start()
+        distillation = Distillation.start(options.teacher, train, recipe)
     sources = f"{len(train)} pictures: {', '.join(f.name for f in options.textures)}, scikit-image, generated leather"
     writer = SummaryWriter(paths.logs / "distillation")
     last = min(options.rounds or len(distillation.schedule), len(distillation.schedule))

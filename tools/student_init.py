@@ -64,9 +64,9 @@ def initialise_student(
     stream = student.norm_pre(student._pos_embed(student.patch_embed(student_images)))
     first_half = None
     for block, plan in zip(student.blocks, PLAN, strict=True):
-        source, seen = teacher.blocks[plan.teacher], record[plan.teacher]
-        stream, first_half = _fill_attention(block, source, seen, plan.part, stream, projection, first_half)
-        stream = _fill_mlp(block, source, seen, plan.part, stream, projection)
+        source, kept = teacher.blocks[plan.teacher], record[plan.teacher]
+        stream, first_half = _fill_attention(block, source, kept, plan.part, stream, projection, first_half)
+        stream = _fill_mlp(block, source, kept, plan.part, stream, projection)
     return projection
 
 
@@ -74,16 +74,16 @@ def _record(teacher: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
     """Per block: the stream before attention, before the MLP and after it, and both layers' hidden values."""
     record: list[dict[str, Tensor]] = [{} for _ in range(PLAN[-1].teacher + 1)]
     handles = []
-    for block, seen in zip(teacher.blocks, record, strict=False):
+    for block, kept in zip(teacher.blocks, record, strict=False):
         for name, module in (
             ("attention_in", block.norm1),
             ("mlp_in", block.norm2),
             ("heads", block.attn.proj),
             ("hidden", block.mlp.fc2),
         ):
-            hook = lambda _, args, seen=seen, name=name: seen.__setitem__(name, args[0])  # noqa: E731
+            hook = lambda _, args, kept=kept, name=name: kept.__setitem__(name, args[0])  # noqa: E731
             handles.append(module.register_forward_pre_hook(hook))
-        handles.append(block.register_forward_hook(lambda _, __, out, seen=seen: seen.__setitem__("out", out)))
+        handles.append(block.register_forward_hook(lambda _, __, out, kept=kept: kept.__setitem__("out", out)))
     try:
         teacher.forward_features(images)
     finally:
@@ -101,9 +101,9 @@ def _principal_projection(record: list[dict[str, Tensor]], width: int) -> Tensor
     would be as large as the weights.
     """
     covariance, lengths = 0, []
-    for seen in record:
+    for kept in record:
         for name in ("attention_in", "mlp_in", "out"):
-            tokens = seen[name].flatten(0, 1)
+            tokens = kept[name].flatten(0, 1)
             tokens = tokens - tokens.mean(1, keepdim=True)
             lengths.append(tokens.norm(dim=1).mean())
             tokens = F.normalize(tokens, dim=1).double()
@@ -137,27 +137,27 @@ def _fill_embedding(student: nn.Module, teacher: nn.Module, projection: Tensor) 
 def _fill_attention(
     block: nn.Module,
     source: nn.Module,
-    seen: dict,
+    kept: dict,
     part: str,
     stream: Tensor,
     projection: Tensor,
     first_half: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    whole = (seen["mlp_in"] - seen["attention_in"]) @ projection.T  # what all heads of the teacher add
-    heads = _choose_heads(source, seen["heads"], whole, part, block.attn.num_heads, projection)
+    whole = (kept["mlp_in"] - kept["attention_in"]) @ projection.T  # what all heads of the teacher add
+    heads = _choose_heads(source, kept["heads"], whole, part, block.attn.num_heads, projection)
     columns = torch.cat([torch.arange(h * HEAD_WIDTH, (h + 1) * HEAD_WIDTH) for h in heads])
     rows = torch.cat([columns + third * source.attn.qkv.in_features for third in range(3)])
-    weight, bias = _behind_norm(source.norm1, source.attn.qkv, seen["attention_in"], projection)
+    weight, bias = _behind_norm(source.norm1, source.attn.qkv, kept["attention_in"], projection)
     _set(block.attn.qkv, weight[rows], bias[rows])
     _reset_norm(block.norm1)
     hidden = _input_of(block.attn.proj, lambda: block.attn(block.norm1(stream)))
     if part == "first":
         output = source.attn.proj.weight[:, columns] * source.ls1.gamma[:, None]
-        target = (seen["heads"][..., columns] @ output.T + source.attn.proj.bias * source.ls1.gamma / 2) @ projection.T
+        target = (kept["heads"][..., columns] @ output.T + source.attn.proj.bias * source.ls1.gamma / 2) @ projection.T
     elif part == "second":
         target = whole - first_half
     else:
-        target = seen["mlp_in"] @ projection.T - stream
+        target = kept["mlp_in"] @ projection.T - stream
     added = _refit(block.attn.proj, hidden, target)
     return stream + added, added if part == "first" else None
 
@@ -184,20 +184,20 @@ def _choose_heads(
     return tuple(sorted(order[0::2] if part == "first" else order[1::2]))
 
 
-def _fill_mlp(block: nn.Module, source: nn.Module, seen: dict, part: str, stream: Tensor, projection: Tensor) -> Tensor:
+def _fill_mlp(block: nn.Module, source: nn.Module, kept: dict, part: str, stream: Tensor, projection: Tensor) -> Tensor:
     output = source.mlp.fc2.weight * source.ls2.gamma[:, None]  # (D, neurons)
-    weight_of = seen["hidden"].flatten(0, 1).std(0) * (projection @ output).norm(dim=0)
+    weight_of = kept["hidden"].flatten(0, 1).std(0) * (projection @ output).norm(dim=0)
     order = weight_of.argsort(descending=True)
     keep = {"whole": order[: block.mlp.fc1.out_features], "first": order[0::2], "second": order[1::2]}[part]
-    weight, bias = _behind_norm(source.norm2, source.mlp.fc1, seen["mlp_in"], projection)
+    weight, bias = _behind_norm(source.norm2, source.mlp.fc1, kept["mlp_in"], projection)
     _set(block.mlp.fc1, weight[keep], bias[keep])
     _reset_norm(block.norm2)
     hidden = _input_of(block.mlp.fc2, lambda: block.mlp(block.norm2(stream)))
     if part == "first":
-        target = seen["hidden"][..., keep] @ output[:, keep].T + source.mlp.fc2.bias * source.ls2.gamma / 2
+        target = kept["hidden"][..., keep] @ output[:, keep].T + source.mlp.fc2.bias * source.ls2.gamma / 2
         target = target @ projection.T
     else:
-        target = seen["out"] @ projection.T - stream
+        target = kept["out"] @ projection.T - stream
     return stream + _refit(block.mlp.fc2, hidden, target)
 
 

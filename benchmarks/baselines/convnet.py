@@ -14,13 +14,12 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 from tqdm import trange
 
-from benchmarks.baselines.recipes import predictions_of
-from benchmarks.baselines.texture import SIDE, grain_of
 from src.backbone.device import choose_device
 from src.classifier.evaluation import Answers
-from src.data.pictures import load_image
 from src.data.tables import Classes
-from src.scores import cosine_anomaly_scores
+
+from .recipes import answers_of
+from .texture import SIDE, grain_of
 
 AT_ONCE = 64
 
@@ -29,8 +28,7 @@ AT_ONCE = 64
 class ConvolutionRecipe:
     """A network of timm, trained from random weights on grey pictures that are freed of slow changes of light.
 
-    Crops at the pictures' own scale, flipped, turned, of changed contrast and with noise; classes weigh alike. Only the
-    first of the splits is learned: each takes minutes.
+    Crops at the pictures' own scale, flipped, turned, of changed contrast and with noise; classes weigh alike.
     """
 
     architecture: str = "resnet18"
@@ -43,32 +41,24 @@ class ConvolutionRecipe:
 
     def answer(self, splits: Sequence[pd.DataFrame]) -> Answers:
         """Validation and test answers of a network that learned the training part of the first split."""
-        split, device = splits[0], choose_device()
-        parts = {name: rows.reset_index(drop=True) for name, rows in split.groupby("part")}
-        pictures = {name: _read_all(rows) for name, rows in parts.items()}
-        network = self._train(
-            pictures["train"], torch.from_numpy(self.classes.indices(parts["train"]["label"])), device
-        )
-        normal = torch.from_numpy((parts["train"]["label"] == self.classes.normal).to_numpy(copy=True))
-        bank = _features(network, pictures["train"][normal], device) if normal.any() else None
+        device, train = choose_device(), splits[0][splits[0]["part"] == "train"]
+        network = self._train(_read_all(train), torch.from_numpy(self.classes.indices(train["label"])), device)
 
-        def judge(name: str):
-            features = _features(network, pictures[name], device)
-            with torch.inference_mode():
-                probabilities = network.get_classifier().cpu()(features).softmax(1).numpy()
-            similarity = None if bank is None else cosine_anomaly_scores(features, bank).numpy()
-            return predictions_of(parts[name], probabilities, similarity, self.classes)
+        @torch.inference_mode()
+        def judge(rows: pd.DataFrame) -> tuple[np.ndarray, Tensor]:
+            batches = (network.forward_features(part.to(device)) for part in _read_all(rows).split(AT_ONCE))
+            features = torch.cat([network.forward_head(batch, pre_logits=True).cpu() for batch in batches])
+            return network.get_classifier().cpu()(features).softmax(1).numpy(), features
 
-        return Answers(judge("validation"), judge("test"))
+        return answers_of(splits[0], self.classes, judge)
 
     def _train(self, pictures: Tensor, targets: Tensor, device: torch.device) -> nn.Module:
         torch.manual_seed(self.seed)
         generator = torch.Generator().manual_seed(self.seed)
-        network = timm.create_model(
-            self.architecture, pretrained=False, num_classes=len(self.classes.names), in_chans=1
-        )
+        classes = len(self.classes.names)
+        network = timm.create_model(self.architecture, pretrained=False, num_classes=classes, in_chans=1)
         network = network.to(device, memory_format=torch.channels_last).train()
-        counts = torch.bincount(targets, minlength=len(self.classes.names))
+        counts = torch.bincount(targets, minlength=classes)
         weights = (len(targets) / counts.clamp_min(1) / (counts > 0).sum()).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), self.learning_rate, weight_decay=0.05)
         steps = max(1, len(targets) // self.batch_size)  # the rest of an epoch, too small a batch, is left out
@@ -91,12 +81,8 @@ class ConvolutionRecipe:
 
 def _read_all(rows: pd.DataFrame) -> Tensor:
     """The grain of every image, shape (n, 1, 227, 227), about -1 to 1."""
-    pictures = Parallel(-1)(delayed(_read)(path) for path in rows["path"])
+    pictures = Parallel(-1)(delayed(grain_of)(path) for path in rows["path"])
     return torch.from_numpy(np.stack(pictures))[:, None]
-
-
-def _read(path: str) -> np.ndarray:
-    return grain_of(load_image(path))
 
 
 def _augment(images: Tensor, crop: int, generator: torch.Generator) -> Tensor:
@@ -111,10 +97,3 @@ def _augment(images: Tensor, crop: int, generator: torch.Generator) -> Tensor:
     batch = torch.stack(pieces) * torch.exp(0.8 * (contrast - 0.5))
     batch = batch + 0.05 * noise * torch.randn(batch.shape, generator=generator)
     return batch.contiguous(memory_format=torch.channels_last)
-
-
-def _features(network: nn.Module, pictures: Tensor, device: torch.device) -> Tensor:
-    """What the network's last layer sees of whole pictures, shape (n, d)."""
-    with torch.inference_mode():
-        batches = (network.forward_features(part.to(device)) for part in pictures.split(AT_ONCE))
-        return torch.cat([network.forward_head(batch, pre_logits=True).cpu() for batch in batches])

@@ -6,131 +6,125 @@ calibration. What is chosen (thresholds, temperature, weights of the mix) is cho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from src.classifier.evaluation import Answers, Predictions, call_defects, evaluate, evaluate_scores, pooled
-from src.metrics import THRESHOLD_RULES, binary_metrics, oracle_metrics
+from src.classifier.evaluation import Answers, Predictions, call_defects, evaluate, evaluate_scores, hides_of, pooled
+from src.classifier.report import HONEST_PROTOCOL, USUAL
+from src.metrics import THRESHOLD_RULES
 
 from .calibration import at_temperature, expected_calibration_error, fit_temperature, reliability
 
 MIX = "Learned Mix"
 MIXED = ("Cosine Similarity", "Classification Confidence")
+BY_CLASS = ("confusion_matrix", "class_names", "class_distribution", "per_class")  # read for the honest protocol alone
+OF_ABSENT = ("roc_auc", "roc_auc_interval", "n_defective", "n_normal")
 
 
 def protocol_report(answers: Mapping[str, Answers], protocol: str, *, seed: int = 42) -> dict[str, Any]:
-    """One entry of the table.
-
-    Args:
-        answers: By the names of `splits.split_folds`, or one split of `splits.split_index`.
-        protocol: Its name; ``leave-one-defect-out`` is reported by absent class.
-        seed: Of the bootstrap.
+    """One entry of the table, from answers by the names of `splits.split_folds`, or on one split of `split_index`.
 
     Returns:
-        The keys of `evaluation.evaluate`; ``calibration``; each score also has ``rules`` (figures at the thresholds
-        that a rule chose on validation) and ``oracle`` (no results: thresholds picked on each split's own test scores).
-        ``leave-one-defect-out`` has ``per_defect`` instead: scores by absent class.
+        The keys of `evaluation.evaluate`, those by class for the honest protocol alone. There each score also has
+        ``rules``, ``oracle`` and ``roc_auc_split_mean``, see `_in_detail`. The usual and the honest protocol have
+        ``calibration``. ``leave-one-defect-out`` has ``per_defect`` instead: scores by absent class.
     """
+    mixed = {name: with_mix(split) for name, split in answers.items()}
     if protocol == "leave-one-defect-out":
-        by_defect: dict[str, dict[str, Answers]] = {}
-        for name, split in answers.items():
-            by_defect.setdefault(name.split("/")[1], {})[name] = split
-        per_defect = {
-            defect: {"anomaly_detection_results": scores_report(splits, seed=seed)}
-            for defect, splits in by_defect.items()
-        }
-        tests = [split.test.rows for split in answers.values()]
-        hides = {hide for rows in tests for hide in rows["group"]}
-        return {
-            "splits": len(answers),
-            "total_samples": sum(map(len, tests)),
-            "hides": len(hides),
-            "per_defect": per_defect,
-        }
-    return {
-        **evaluate(answers, seed=seed),
-        "calibration": calibration_report(answers),
-        "anomaly_detection_results": scores_report(answers, seed=seed),
-    }
+        return _absent_defects(mixed, seed=seed)
+    entry = evaluate(mixed, seed=seed)
+    for method, figures in (entry["anomaly_detection_results"] or {}).items():
+        del figures["optimal_threshold"]
+        if protocol == HONEST_PROTOCOL:
+            figures |= _in_detail([split for split in mixed.values() if split.comparable], method)
+    if protocol in (USUAL, HONEST_PROTOCOL):
+        entry["calibration"] = calibration_report(answers)
+    return {key: value for key, value in entry.items() if protocol == HONEST_PROTOCOL or key not in BY_CLASS}
 
 
-def scores_report(answers: Mapping[str, Answers], *, seed: int) -> dict[str, Any] | None:
-    """Figures of every score and of the learned mix, over the splits that can be judged; None if there is none."""
-    usable = {name: with_mix(split) for name, split in answers.items() if split.comparable}
-    report = evaluate_scores(usable, seed=seed)
-    for method, figures in (report or {}).items():
-        tests = [split.test for split in usable.values()]
-        figures["rules"] = {rule: _at_rule(usable, method, rule) for rule in THRESHOLD_RULES}
-        figures["oracle"] = _oracle(tests, method)
-        del figures["optimal_threshold"]  # one a split; nobody reads them
-    return report
+def _absent_defects(answers: Mapping[str, Answers], *, seed: int) -> dict[str, Any]:
+    tests, by_defect = [split.test for split in answers.values()], {}
+    for name, split in answers.items():
+        by_defect.setdefault(name.split("/")[1], {})[name] = split
+    per_defect = {}
+    for defect, splits in by_defect.items():
+        scores = evaluate_scores(splits, seed=seed) or {}
+        kept = {method: {key: figures[key] for key in OF_ABSENT} for method, figures in scores.items()}
+        per_defect[defect] = {"anomaly_detection_results": kept or None}
+    count = sum(len(test.rows) for test in tests)
+    return {"splits": len(tests), "total_samples": count, "hides": len(set(hides_of(tests))), "per_defect": per_defect}
 
 
 def with_mix(split: Answers) -> Answers:
     """The same answers with one more score: a logistic regression of two scores, fitted on validation, in [0, 1].
 
-    Validation scores are those of single models, test scores may be a mean of several.
+    Unchanged if there is nothing to compare. Validation scores are those of single models, test scores may be a mean.
     """
-    mix = fit_mix(split.validation)
-    return Answers(add_mix(split.validation, mix), add_mix(split.test, mix))
+    if not split.comparable:
+        return split
+    mix = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
+    mix.fit(_mixed(split.validation), split.validation.is_defect)
 
+    def add(part: Predictions) -> Predictions:
+        return replace(part, scores={**part.scores, MIX: mix.predict_proba(_mixed(part))[:, 1]})
 
-def fit_mix(validation: Predictions) -> Pipeline:
-    """Logistic regression on the standardised cosine and confidence scores. To be called with validation data only."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
-    return model.fit(_mixed(validation), validation.is_defect)
-
-
-def add_mix(predictions: Predictions, mix: Pipeline) -> Predictions:
-    """The predictions with the mix's probability of a defect as a further score."""
-    return replace(predictions, scores={**predictions.scores, MIX: mix.predict_proba(_mixed(predictions))[:, 1]})
+    return replace(split, validation=add(split.validation), test=add(split.test))
 
 
 def _mixed(predictions: Predictions) -> np.ndarray:
     return np.stack([predictions.scores[name] for name in MIXED], axis=1)
 
 
-def _at_rule(answers: Mapping[str, Answers], method: str, rule: str) -> dict[str, float]:
-    """Figures of the pooled test images, each called defective or not by its own split's threshold."""
-    tests = [split.test for split in answers.values()]
-    scores = np.concatenate([test.scores[method] for test in tests])
-    figures = binary_metrics(pooled(tests, "is_defect"), scores, call_defects(answers, method, rule=rule)[1])
-    return {name: value for name, value in figures.items() if name not in ("roc_auc", "avg_precision")}
+def _in_detail(splits: Sequence[Answers], method: str) -> dict[str, Any]:
+    """Figures of the pooled test images, each called defective or not by its own split's threshold.
 
-
-def _oracle(tests: list[Predictions], method: str) -> dict[str, float]:
-    """What the best threshold of each split would give, picked on its own test scores; pooled over the splits."""
+    ``rules``: recall and false alarms at the thresholds that a rule chose on validation. ``oracle``: what the best
+    threshold of each split would give, picked on its own test scores. ``roc_auc_split_mean``.
+    """
+    tests, rules = [split.test for split in splits], {}
+    is_defect = pooled(tests, "is_defect")
+    for rule in THRESHOLD_RULES:
+        _, called = call_defects(splits, method, rule=rule)
+        rules[rule] = {"recall": float(called[is_defect].mean()), "false_alarm_rate": float(called[~is_defect].mean())}
     each = [oracle_metrics(test.is_defect, test.scores[method]) for test in tests]
     images, defects = [len(test.rows) for test in tests], [int(test.is_defect.sum()) for test in tests]
     weights = {"accuracy": images, "recall_at_1": defects, "recall_at_5": defects}
-    return {name: float(np.average([figures[name] for figures in each], weights=w)) for name, w in weights.items()}
+    oracle = {name: float(np.average([split[name] for split in each], weights=w)) for name, w in weights.items()}
+    areas = [roc_auc_score(test.is_defect, test.scores[method]) for test in tests]
+    return {"rules": rules, "oracle": oracle, "roc_auc_split_mean": float(np.mean(areas))}
+
+
+def oracle_metrics(is_defect: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Upper bounds in [0, 1], not results: their thresholds are picked on these very scores.
+
+    ``accuracy``, the highest; ``recall_at_1`` and ``recall_at_5``, with at most 1 % and 5 % false alarms.
+    """
+    false_rate, recall, _ = roc_curve(is_defect, scores, drop_intermediate=False)
+    share = np.mean(is_defect)
+    return {
+        "accuracy": float(np.max(share * recall + (1 - share) * (1 - false_rate))),
+        "recall_at_1": float(recall[false_rate <= 0.01].max()),
+        "recall_at_5": float(recall[false_rate <= 0.05].max()),
+    }
 
 
 def calibration_report(answers: Mapping[str, Answers]) -> dict[str, Any]:
     """Confidence against accuracy of the pooled test answers, before and after a temperature from validation."""
-    temperatures = {
-        name: fit_temperature(split.validation.targets, split.validation.probabilities)
-        for name, split in answers.items()
-    }
-    tests = [split.test for split in answers.values()]
-    targets, before = pooled(tests, "targets"), pooled(tests, "probabilities")
-    after = np.concatenate([_softened(split, temperatures[name]) for name, split in answers.items()])
-    return {
-        "temperature_median": float(np.median(list(temperatures.values()))),
-        "ece_before": expected_calibration_error(targets, before),
-        "ece_after": expected_calibration_error(targets, after),
-        "reliability_before": reliability(targets, before),
-        "reliability_after": reliability(targets, after),
-    }
-
-
-def _softened(split: Answers, temperature: float) -> np.ndarray:
-    """Test probabilities at that temperature. It was fitted on answers of single models: their mean comes after."""
-    members = split.members or (split.test.probabilities,)
-    return np.mean([at_temperature(probabilities, temperature) for probabilities in members], axis=0)
+    tests, temperatures, after = [split.test for split in answers.values()], [], []
+    for split in answers.values():
+        temperatures.append(fit_temperature(split.validation.targets, split.validation.probabilities))
+        # It was fitted on answers of single models: their mean comes after.
+        members = split.members or (split.test.probabilities,)
+        after.append(np.mean([at_temperature(each, temperatures[-1]) for each in members], axis=0))
+    report = {"temperature_median": float(np.median(temperatures))}
+    for when, probabilities in (("before", pooled(tests, "probabilities")), ("after", np.concatenate(after))):
+        curve = reliability(pooled(tests, "targets"), probabilities)
+        report |= {f"ece_{when}": expected_calibration_error(curve), f"reliability_{when}": curve}
+    return report

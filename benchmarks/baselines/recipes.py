@@ -7,7 +7,7 @@ that is not test, and test answers are averaged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import ClassifierMixin, clone
+from torch import Tensor
 
-from src.classifier.evaluation import METHODS, Answers, Predictions, fill_normal_bank, predict
+from src.classifier.evaluation import METHODS, Answers, Predictions, predict
 from src.classifier.model import create_model
 from src.classifier.training import train_model
 from src.config import Config, paths
@@ -47,20 +48,14 @@ class NumbersRecipe:
         values = self.numbers.loc[train["file"]]
         estimator = clone(candidate).fit(values, train["label"].to_numpy())
         middle, spread = values.mean(), values.std().replace(0.0, 1.0)
-        bank = (values[(train["label"] == self.classes.normal).to_numpy()] - middle) / spread
 
-        def judge(part: str) -> Predictions:
-            rows = split[split["part"] == part].reset_index(drop=True)
+        def judge(rows: pd.DataFrame) -> tuple[np.ndarray, Tensor]:
             plain = self.numbers.loc[rows["file"]]
             probabilities = pd.DataFrame(estimator.predict_proba(plain), columns=estimator.classes_)
-            probabilities = probabilities.reindex(columns=list(self.classes.names), fill_value=0.0).to_numpy()
-            similarity = None
-            if len(bank):
-                scaled, normal = (torch.tensor(values.to_numpy()) for values in ((plain - middle) / spread, bank))
-                similarity = cosine_anomaly_scores(scaled, normal).numpy()
-            return predictions_of(rows, probabilities, similarity, self.classes)
+            probabilities = probabilities.reindex(columns=list(self.classes.names), fill_value=0.0)
+            return probabilities.to_numpy(), torch.tensor(((plain - middle) / spread).to_numpy())
 
-        return Answers(judge("validation"), judge("test"))
+        return answers_of(split, self.classes, judge)
 
 
 @dataclass(frozen=True)
@@ -73,49 +68,43 @@ class NetworkRecipe:
     logs: Path = paths.logs
 
     def answer(self, splits: Sequence[pd.DataFrame]) -> Answers:
-        split = splits[0]
-        digest = identity_of(list(zip(split["file"], split["part"], strict=True)))[:12]
+        digest = identity_of(list(zip(splits[0]["file"], splits[0]["part"], strict=True)))[:12]
         config = self.config.but(run=f"{self.config.run}-{digest}")  # an interrupted training is found again
         model = create_model(config, self.classes)
-        train_model(model, split, config, models=self.models, logs=self.logs)
+        train_model(model, splits[0], config, models=self.models, logs=self.logs)
         # Features of a frozen backbone serve every split; those of a trained one are of no use again.
-        cache = self.models / "cache" if config.train_mode == "head" else None
-        normals = bool(((split["part"] == "train") & (split["label"] == self.classes.normal)).any())
-        if normals:
-            fill_normal_bank(model, split, cache=cache)
-        parts = (predict(model, split, part, cache=cache, scores=normals) for part in ("validation", "test"))
-        answers = Answers(*parts)
+        answers = predict(model, splits[0], cache=self.models / "cache" if config.train_mode == "head" else None)
         (self.models / f"{config.run}.training.pt").unlink()  # the answers are kept, not the weights
         return answers
 
 
-def predictions_of(
-    rows: pd.DataFrame, probabilities: np.ndarray, similarity: np.ndarray | None, classes: Classes
-) -> Predictions:
-    """Predictions with the three scores, or without scores if there is no normal image to be similar to."""
-    scores = {}
-    if similarity is not None:
-        confidence = 1 - probabilities[:, classes.normal_index]
-        hybrid = hybrid_anomaly_scores(torch.from_numpy(similarity), torch.from_numpy(confidence)).numpy()
-        scores = dict(zip(METHODS, (hybrid, similarity, confidence), strict=True))
-    return Predictions(rows, probabilities, scores, classes)
+def answers_of(
+    split: pd.DataFrame, classes: Classes, judge: Callable[[pd.DataFrame], tuple[np.ndarray, Tensor]]
+) -> Answers:
+    """Answers of what gives probabilities (n, classes) and features (n, d) of rows; no scores without normal images."""
+    normal = split[(split["part"] == "train") & (split["label"] == classes.normal)]
+    bank = judge(normal)[1] if len(normal) else None
+
+    def of(part: str) -> Predictions:
+        rows, scores = split[split["part"] == part].reset_index(drop=True), {}
+        probabilities, features = judge(rows)
+        if bank is not None:
+            similarity = cosine_anomaly_scores(features, bank)
+            confidence = torch.from_numpy(1 - probabilities[:, classes.normal_index])
+            values = hybrid_anomaly_scores(similarity, confidence), similarity, confidence
+            scores = {name: value.numpy() for name, value in zip(METHODS, values, strict=True)}
+        return Predictions(rows, probabilities, scores, classes)
+
+    return Answers(of("validation"), of("test"))
 
 
 def combine(members: Sequence[Answers]) -> Answers:
     """Validation answers of all members one after the other; test answers averaged."""
     tests, parts = [member.test for member in members], [member.validation for member in members]
-    scored = METHODS if all(test.scores for test in tests) else ()
-    each, classes = tuple(test.probabilities for test in tests), tests[0].classes
-    test = Predictions(
-        tests[0].rows,
-        np.mean(each, axis=0),
-        {name: np.mean([test.scores[name] for test in tests], axis=0) for name in scored},
-        classes,
-    )
-    validation = Predictions(
-        pd.concat([part.rows for part in parts], ignore_index=True),
-        np.concatenate([part.probabilities for part in parts]),
-        {name: np.concatenate([part.scores[name] for part in parts]) for name in scored},
-        classes,
-    )
-    return Answers(validation, test, each)
+    scored, classes = METHODS if all(test.scores for test in tests) else (), tests[0].classes
+    each = tuple(test.probabilities for test in tests)
+    means = {name: np.mean([test.scores[name] for test in tests], axis=0) for name in scored}
+    joined = {name: np.concatenate([part.scores[name] for part in parts]) for name in scored}
+    rows = pd.concat([part.rows for part in parts], ignore_index=True)
+    validation = Predictions(rows, np.concatenate([part.probabilities for part in parts]), joined, classes)
+    return Answers(validation, Predictions(tests[0].rows, np.mean(each, axis=0), means, classes), each)

@@ -15,19 +15,29 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from benchmarks.baselines.convnet import ConvolutionRecipe
-from benchmarks.baselines.recipes import NetworkRecipe, NumbersRecipe
-from benchmarks.baselines.texture import texture_table
 from src.classifier.features import compute_features
 from src.classifier.model import create_model
 from src.config import PAPER, Config, paths
-from src.data.tables import Classes, classes_of
+from src.data.tables import classes_of
 from src.eda.audit import COLOUR_NUMBERS
 from src.eda.describe import describe_images
 
+from .convnet import ConvolutionRecipe
+from .recipes import NetworkRecipe, NumbersRecipe
+from .texture import texture_table
+
 SHARPNESS = "texture_287"  # see `texture.texture_numbers`: its last number
 FINE_TUNING_EPOCHS = 3  # 15 are published; that would be five hours on two cores
-Recipe = NumbersRecipe | NetworkRecipe | ConvolutionRecipe
+ABOUT = {
+    "colour": "mean and deviation of red, green and blue; random forest",
+    "sharpness": "one number, the finest ring's share of the spectrum; random forest",
+    "texture": "grey patterns, co-occurrence and spectrum; SVM",
+    "frozen": "{vit}, frozen, its own output; logistic regression",
+    "frozen-blocks": "{vit}, frozen, blocks {blocks}; logistic regression",
+    "honest": "texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
+    "cnn": "ResNet-18 from scratch on grey pictures freed of light; one network a split",
+    "fine-tuned": "{vit}, all weights, published rates, {epochs} epochs; one network a split",
+}
 
 
 @dataclass(frozen=True)
@@ -36,115 +46,70 @@ class Row:
 
     name: str
     about: str  # for readers
-    create: Callable[[], Recipe]  # called when the recipe is first needed: its features take minutes
+    create: Callable[[], NumbersRecipe | NetworkRecipe | ConvolutionRecipe]  # when first needed: features take minutes
     slow: bool = False  # minutes a split: only when asked for, and only on the two protocols that lead
     version: int = 1  # raise it when the same split no longer gives the same answers
 
 
 def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.models) -> list[Row]:
-    """All rows, from the simplest to the strongest.
-
-    Args:
-        table: Of `tables.read_image_list`.
-        config: Its backbone, weights and feature blocks are those of the ViT rows.
-        models: Folder of the cache.
-    """
-    classes = classes_of(table)
-    vit, blocks, seed = config.backbone, ", ".join(map(str, config.feature_blocks)), config.seed
-
-    def colours() -> pd.DataFrame:
-        return describe_images(table).set_index("file")[list(COLOUR_NUMBERS)]
-
-    def texture() -> pd.DataFrame:
-        return texture_table(table, cache=models / "cache")
+    """All rows, from the simplest to the strongest; the config has the backbone and blocks of the ViT rows."""
+    classes, cache, seed = classes_of(table), models / "cache", config.seed
 
     def frozen(settings: Config) -> pd.DataFrame:
-        features = compute_features(create_model(settings, classes), table, cache=models / "cache").numpy()
+        features = compute_features(create_model(settings, classes), table, cache=cache).numpy()
         return pd.DataFrame(features, index=table["file"].to_list()).add_prefix("feature_")
 
+    def numbers(read: Callable[[], pd.DataFrame], *candidates: ClassifierMixin) -> Callable[[], NumbersRecipe]:
+        return lambda: NumbersRecipe(read(), candidates, classes)
+
+    def honest() -> NumbersRecipe:
+        texture, tokens = texture_table(table, cache=cache), frozen(config)
+        return NumbersRecipe(texture.join(tokens), honest_candidates(texture.columns, tokens.columns, seed), classes)
+
+    def colour() -> pd.DataFrame:
+        return describe_images(table).set_index("file")[list(COLOUR_NUMBERS)]
+
+    fine = {"image_size": config.image_size, "epochs": FINE_TUNING_EPOCHS, "seed": seed}
+    tuned = PAPER.but(run="fine-tuned", backbone=config.backbone, weights=config.weights, **fine)
     forest = RandomForestClassifier(300, random_state=seed, n_jobs=-1)
     coarse = RandomForestClassifier(300, min_samples_leaf=20, random_state=seed, n_jobs=-1)
-    machines = tuple(make_pipeline(StandardScaler(), SVC(C=c, probability=True, random_state=seed)) for c in (1, 10))
-    lines = tuple(map(_linear, (0.001, 0.01, 0.1)))
+    machines = [make_pipeline(StandardScaler(), SVC(C=c, probability=True, random_state=seed)) for c in (1, 10)]
+    lines = list(map(_linear, (0.001, 0.01, 0.1)))
+    recipes = {
+        "colour": numbers(colour, forest),
+        "sharpness": numbers(lambda: texture_table(table, cache=cache)[[SHARPNESS]], coarse),
+        "texture": numbers(lambda: texture_table(table, cache=cache), *machines),
+        "frozen": numbers(lambda: frozen(config.but(feature_blocks=None)), *lines),
+        "frozen-blocks": numbers(lambda: frozen(config), *lines),
+        "honest": honest,
+        "cnn": lambda: ConvolutionRecipe(seed=seed, classes=classes),
+        "fine-tuned": lambda: NetworkRecipe(tuned, classes),
+    }
+    blocks = ", ".join(map(str, config.feature_blocks))
+    facts = {"vit": config.backbone, "blocks": blocks, "epochs": FINE_TUNING_EPOCHS}
     return [
-        Row(
-            "colour",
-            "mean and deviation of red, green and blue; random forest",
-            lambda: NumbersRecipe(colours(), (forest,), classes),
-        ),
-        Row(
-            "sharpness",
-            "one number, the finest ring's share of the spectrum; random forest",
-            lambda: NumbersRecipe(texture()[[SHARPNESS]], (coarse,), classes),
-        ),
-        Row(
-            "texture",
-            "grey patterns, co-occurrence and spectrum; SVM",
-            lambda: NumbersRecipe(texture(), machines, classes),
-        ),
-        Row(
-            "frozen",
-            f"{vit}, frozen, its own output; logistic regression",
-            lambda: NumbersRecipe(frozen(config.but(feature_blocks=None)), lines, classes),
-        ),
-        Row(
-            "frozen-blocks",
-            f"{vit}, frozen, blocks {blocks}; logistic regression",
-            lambda: NumbersRecipe(frozen(config), lines, classes),
-        ),
-        Row(
-            "honest",
-            f"texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
-            lambda: honest_recipe(texture(), frozen(config), classes, seed=seed),
-        ),
-        Row(
-            "cnn",
-            "ResNet-18 from scratch on grey pictures freed of light; one network a split",
-            lambda: ConvolutionRecipe(seed=seed, classes=classes),
-            slow=True,
-        ),
-        Row(
-            "fine-tuned",
-            f"{vit}, all weights, published rates, {FINE_TUNING_EPOCHS} epochs; one network a split",
-            lambda: NetworkRecipe(
-                PAPER.but(
-                    run="fine-tuned",
-                    backbone=vit,
-                    weights=config.weights,
-                    image_size=config.image_size,
-                    epochs=FINE_TUNING_EPOCHS,
-                    seed=seed,
-                ),
-                classes,
-            ),
-            slow=True,
-        ),
+        Row(name, ABOUT[name].format(**facts), recipe, slow=name in ("cnn", "fine-tuned"))
+        for name, recipe in recipes.items()
     ]
 
 
-def honest_recipe(texture: pd.DataFrame, features: pd.DataFrame, classes: Classes, *, seed: int) -> NumbersRecipe:
-    """What carried furthest over to hides that training has not seen; ``references/experiments.md`` says what did not.
-
-    Args:
-        texture: Of `texture.texture_table`.
-        features: Of a frozen backbone, same index.
-        seed: Of the trees.
-    """
+def honest_candidates(texture: pd.Index, tokens: pd.Index, seed: int) -> tuple[ClassifierMixin, ...]:
+    """What carried furthest over to unseen hides; ``references/experiments.md`` says what did not."""
 
     def on(columns: pd.Index, classifier: ClassifierMixin) -> Pipeline:
         return make_pipeline(ColumnTransformer([("scaled", StandardScaler(), list(columns))]), classifier)
 
-    lines = on(texture.columns, LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
-    trees = on(
-        texture.columns,
-        ExtraTreesClassifier(
-            200, min_samples_leaf=3, max_features=0.1, class_weight="balanced", random_state=seed, n_jobs=-1
-        ),
-    )
-    tokens = on(features.columns, _linear(0.001))
-    members = [("lines", lines), ("trees", trees), ("tokens", tokens)]
-    mixtures = (VotingClassifier(members[:2], voting="soft"), VotingClassifier(members, voting="soft"))
-    return NumbersRecipe(texture.join(features), (lines, *mixtures), classes)
+    forest = {
+        "min_samples_leaf": 3,
+        "max_features": 0.1,
+        "class_weight": "balanced",
+        "random_state": seed,
+        "n_jobs": -1,
+    }
+    lines = on(texture, LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
+    members = [("lines", lines), ("trees", on(texture, ExtraTreesClassifier(200, **forest)))]
+    both = [*members, ("tokens", on(tokens, _linear(0.001)))]
+    return lines, VotingClassifier(members, voting="soft"), VotingClassifier(both, voting="soft")
 
 
 def _linear(strength: float) -> Pipeline:

@@ -30,44 +30,34 @@ ILLUMINATION = 15.0  # pixels; what varies more slowly counts as light, not as g
 
 
 def texture_table(table: pd.DataFrame, *, cache: Path | None = None) -> pd.DataFrame:
-    """Numbers of `texture_numbers` for every image, one row each, index ``file``.
-
-    Args:
-        table: Rows with ``path`` and ``file``.
-        cache: Folder where the finished table is kept for the same files.
-
-    Raises:
-        UnreadableImageError: If a file cannot be decoded.
-    """
+    """Numbers of `texture_numbers` for every image, one row each, index ``file``; kept in the folder ``cache``."""
     file = cache and Path(cache) / f"texture_{identity_of(TEXTURE_VERSION, picture_identities(table))[:24]}.pt"
     if kept := read_kept(file):
         values = kept["numbers"].numpy()
     else:
-        jobs = (delayed(_read)(path) for path in table["path"])
-        numbers = Parallel(-1, return_as="generator")(jobs)
+        numbers = Parallel(-1, return_as="generator")(delayed(texture_numbers)(path) for path in table["path"])
         values = np.stack(list(tqdm(numbers, desc="texture", unit="img", total=len(table))))
         write_kept({"numbers": torch.from_numpy(values)}, file)
-    return pd.DataFrame(values, index=table["file"].to_list(), columns=[f"texture_{i}" for i in range(values.shape[1])])
+    return pd.DataFrame(values, index=table["file"].to_list()).add_prefix("texture_")
 
 
-def texture_numbers(picture: Image.Image) -> np.ndarray:
-    """288 numbers that know the grain and not the colour: patterns, co-occurrence, spectrum; float, shape (288,).
+def texture_numbers(path: str) -> np.ndarray:
+    """288 numbers that know a picture's grain and not its colour: patterns, co-occurrence, spectrum; float, (288,).
 
-    The picture is taken as grey at 227 x 227 px. 216 numbers are histograms (square roots) of uniform local binary
-    patterns at four smoothings; 48 are the mean, deviation and range over angles of co-occurrence properties; 24 are
-    logarithms of the spectrum's rings, absolute and as shares. For the last two slow changes of light are divided out.
+    216 numbers are histograms (square roots) of uniform local binary patterns of grey at four smoothings; 48 are the
+    mean, deviation and range over angles of co-occurrence properties of the grain, see `grain_of`; 24 are logarithms of
+    the rings of its spectrum, absolute and as shares.
 
-    Source:
-        Ojala et al., IEEE TPAMI 2002 (patterns); Haralick et al., IEEE SMC 1973 (co-occurrence).
+    Source: Ojala et al., IEEE TPAMI 2002 (patterns); Haralick et al., IEEE SMC 1973 (co-occurrence).
     """
-    grey = _grey(picture)
+    grey = _grey(path)
     grain = _grain(grey)
     return np.concatenate([_patterns(grey), _together(grain), _spectrum(grain)])
 
 
-def grain_of(picture: Image.Image) -> np.ndarray:
-    """The picture as grey at 227 x 227 px, less and over its slow changes of light: float32, (227, 227), about 0."""
-    return _grain(_grey(picture))
+def grain_of(path: str) -> np.ndarray:
+    """A picture as grey at 227 x 227 px, less and over its slow changes of light: float32, (227, 227), about 0."""
+    return _grain(_grey(path))
 
 
 def _grain(grey: np.ndarray) -> np.ndarray:
@@ -75,12 +65,9 @@ def _grain(grey: np.ndarray) -> np.ndarray:
     return (grey - light) / (light + 8)  # 8 grey levels: black has no grain to divide by
 
 
-def _grey(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
-
-
-def _read(path: str) -> np.ndarray:
-    return texture_numbers(load_image(path))
+def _grey(path: str) -> np.ndarray:
+    grey = load_image(path).convert("L")
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def _patterns(grey: np.ndarray) -> np.ndarray:

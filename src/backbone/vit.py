@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -27,15 +28,12 @@ class NotATransformerError(ValueError):
 
 
 class Backbone:
-    """A Vision Transformer of timm as a reader of pictures: normalised images in, patch tokens and attention out.
+    """A Vision Transformer of timm: normalised images in, patch tokens and attention out. `load_backbone` makes one.
 
-    Attributes:
-        network: timm's module, without a classifier of its own.
-        name: timm's name of it.
-        weights: Where its weights came from, in words.
-        image_size: Side of its usual input in pixels; other multiples of ``patch`` (pixels) work too.
-        mean, std: That images are normalised by.
-        patch_block: The block, from 0, whose patch tokens localise unless others are asked for.
+    ``network`` is timm's module without a classifier, ``weights`` says in words where its weights came from,
+    ``image_size`` and ``patch`` are sides in pixels (inputs of other multiples of the patch work too), ``mean`` and
+    ``std`` normalise images, and ``patch_block`` is the block, from 0, whose patch tokens localise by default: the one
+    that the weights file names, else the one two thirds up.
     """
 
     def __init__(self, network: nn.Module, *, name: str, weights: str, patch_block: int) -> None:
@@ -54,24 +52,17 @@ class Backbone:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def to(self, device: torch.device) -> Backbone:
-        self.network.to(device)
-        return self
-
     @property
     def identity(self) -> str:
         """Name and fingerprint of the weights."""
         return f"{self.name} {weights_digest(self.network)[:16]}"
 
     @torch.inference_mode()
-    def tokens(self, images: Tensor, *, blocks: tuple[int, ...] | None = None) -> list[Tensor]:
-        """Patch tokens on their grid after each of some blocks, each of shape (n, d, h, w), float32.
+    def tokens(self, images: Tensor, *, blocks: tuple[int, ...]) -> list[Tensor]:
+        """Patch tokens (n, d, h, w), float32, after each of some blocks, of images (n, 3, height, width) of any size.
 
-        Args:
-            images: Normalised images, shape (n, 3, height, width), multiples of the patch; any size.
-            blocks: Indices from 0, ascending; None takes ``patch_block``. Higher blocks are not computed.
+        ``blocks`` ascend from 0. Higher blocks are not computed.
         """
-        blocks = (self.patch_block,) if blocks is None else blocks
         with evaluating(self.network):
             tokens = self.network.forward_intermediates(
                 images, indices=list(blocks), intermediates_only=True, stop_early=True
@@ -80,45 +71,31 @@ class Backbone:
 
     @torch.inference_mode()
     def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """The network's own attention from the class token to the patches; nothing is computed from the picture.
+        """The network's own attention from the class token to the patches of images (n, 3, height, width).
 
-        Args:
-            images: Normalised images, shape (n, 3, height, width).
+        ``heads`` (n, blocks, heads, h, w): of every block; with the attention to the prefix tokens it sums to 1.
+        ``cls`` (n, h, w): the last block's, mean over heads.
+        ``rollout`` (n, h, w): followed through all blocks, identity added for the residual path.
 
-        Returns:
-            ``heads`` (n, blocks, heads, h, w): attention of the class token, rows before dropping the prefix sum to 1;
-            ``cls`` (n, h, w): the last block's, mean over heads;
-            ``rollout`` (n, h, w): attention followed through all blocks, identity added for the residual path.
-
-        Raises:
-            ValueError: If the backbone has no class token.
-
-        Source:
-            Rollout: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020.
+        Raises ValueError if the backbone has no class token.
+        Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020 (rollout).
         """
         if getattr(self.network, "cls_token", None) is None:
             raise ValueError(f"{self.name} has no class token, whose attention these maps show")
-        attention = self._attention(images)  # (n, blocks, heads, tokens, tokens)
-        prefix = self.network.num_prefix_tokens
-        grid = [side // self.patch for side in images.shape[-2:]]
+        attention = self._attention(images)
+        prefix, grid = self.network.num_prefix_tokens, [side // self.patch for side in images.shape[-2:]]
         heads = attention[:, :, :, 0, prefix:].unflatten(-1, grid)
-        flow = torch.eye(attention.shape[-1], device=attention.device).expand(len(images), -1, -1)
+        flow = identity = torch.eye(attention.shape[-1], device=attention.device)
         for block in attention.mean(2).unbind(1):  # (n, tokens, tokens)
-            mixed = (block + torch.eye(block.shape[-1], device=block.device)) / 2
-            flow = mixed @ flow
-        return {
-            "heads": heads,
-            "cls": heads[:, -1].mean(1),
-            "rollout": flow[:, 0, prefix:].unflatten(-1, grid),
-        }
+            flow = (block + identity) / 2 @ flow
+        return {"heads": heads, "cls": heads[:, -1].mean(1), "rollout": flow[:, 0, prefix:].unflatten(-1, grid)}
 
     def _attention(self, images: Tensor) -> Tensor:
+        """Of all tokens to all tokens, (n, blocks, heads, tokens, tokens)."""
         caught: list[Tensor] = []
         layers = [block.attn for block in self.network.blocks]
         fused = [layer.fused_attn for layer in layers]
-        handles = [
-            layer.attn_drop.register_forward_hook(lambda _, __, output: caught.append(output)) for layer in layers
-        ]
+        handles = [layer.attn_drop.register_forward_hook(lambda *call: caught.append(call[2])) for layer in layers]
         try:
             for layer in layers:
                 layer.fused_attn = False  # the fused kernel never forms the attention matrix
@@ -138,68 +115,79 @@ def load_backbone(
     image_size: int | None = None,
     pretrained: bool = True,
     keep_blocks: int | None = None,
-    patch_block: int | None = None,
 ) -> Backbone:
-    """A backbone ready for use.
+    """A timm Vision Transformer with its weights.
 
     Args:
-        name: Of any timm Vision Transformer.
+        name: timm's name of it.
         weights: ``"timm"`` (the hub's), ``"shipped"`` (the project's small backbone) or the path of a weights file.
         image_size: Side of the square input in pixels; None takes the backbone's own.
         pretrained: False leaves random weights.
-        keep_blocks: Keep only the lowest so many blocks; the final norm stays. None keeps all.
-        patch_block: Block whose patch tokens localise, from 0; None takes the one that the weights file names (the
-            shipped one does, chosen on painted defects), else the block two thirds up.
+        keep_blocks: Keep only the lowest so many blocks, and the final norm; None keeps all.
 
-    Raises:
-        WeightsError: If the weights cannot be loaded.
-        NotATransformerError: If the backbone is another kind of network.
-        ValueError: If ``keep_blocks`` does not fit.
+    Raises WeightsError, NotATransformerError, or ValueError if ``keep_blocks`` does not fit.
     """
-    network, description = create_backbone(name, weights, pretrained, image_size)
+    file = _weights_file(name, weights) if pretrained and weights != "timm" else None
+    network = _create(name, file, pretrained=pretrained, image_size=image_size)
     depth = len(network.blocks)
+    if not pretrained:
+        description = f"random weights of {name}"
+    elif file is None:
+        description = f"timm: {name}.{network.pretrained_cfg.get('tag', '')}"
+    else:
+        description = f"{'shipped' if weights == 'shipped' else 'file'}: {file.name}"
     if keep_blocks is not None:
         if not 1 <= keep_blocks <= depth:
             raise ValueError(f"keep_blocks is {keep_blocks}; {name} has {depth} blocks")
         network.prune_intermediate_layers([keep_blocks - 1])
         description += f", the lowest {keep_blocks} of {depth} blocks"
-    if patch_block is None:
-        named = best_block(weights) if pretrained else None
-        patch_block = max(0, round(depth * 2 / 3) - 1) if named is None else named
-        patch_block = min(patch_block, len(network.blocks) - 1)
-    return Backbone(network, name=name, weights=description, patch_block=patch_block)
+    named = _named_block(file)
+    patch_block = max(0, round(depth * 2 / 3) - 1) if named is None else named
+    return Backbone(network, name=name, weights=description, patch_block=min(patch_block, len(network.blocks) - 1))
 
 
-def create_backbone(name: str, weights: str, pretrained: bool, image_size: int | None) -> tuple[nn.Module, str]:
-    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}  # larger inputs for finer maps
-    if image_size is not None:
-        options["img_size"] = image_size
-    if not pretrained:
-        return _create_vit(name, **options), f"random weights of {name}"
-    if weights == "timm":
-        try:
-            model = _create_vit(name, pretrained=True, **options)
-        except NotATransformerError:
-            raise
-        except Exception as error:  # the hub's client raises many kinds, for no network, no file, no space
-            raise WeightsError(
-                f"the weights of {name} could not be fetched from timm's hub: {error}. Either check the network, or "
-                'use weights="shipped" with backbone="vit_tiny_patch16_224", or give the path of a weights file.'
-            ) from error
-        return model, f"timm: {name}.{model.pretrained_cfg.get('tag', '')}"
-    file = paths.shipped_backbone if weights == "shipped" else Path(weights)
+def _weights_file(name: str, weights: str) -> Path:
     if weights == "shipped" and name != SHIPPED_ARCHITECTURE:
         raise WeightsError(f'weights="shipped" are those of {SHIPPED_ARCHITECTURE}, not of {name}; change the backbone')
+    file = paths.shipped_backbone if weights == "shipped" else Path(weights)
     if not file.is_file():
         raise WeightsError(f"no weights file {file}; expected a .safetensors or .pth file with timm's names")
+    return file
+
+
+def _create(name: str, file: Path | None, *, pretrained: bool, image_size: int | None) -> nn.Module:
+    """timm's network for inputs of any size, without a classifier, with the weights of a file or of the hub."""
+    options = {"pretrained": pretrained, "num_classes": 0, "dynamic_img_size": True}
+    if image_size is not None:
+        options["img_size"] = image_size
+    if file is not None:
+        options["pretrained_cfg_overlay"] = {"file": str(file), "num_classes": 0}
+    advice = f"{name} is no plain Vision Transformer of timm; try vit_base_patch16_224"
     try:
-        overlay = {"file": str(file), "num_classes": 0}
-        model = _create_vit(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except NotATransformerError:
-        raise
-    except Exception as error:  # safetensors, pickle and shape errors have no common kind
-        raise WeightsError(f"{file} does not fit {name}: {error}") from error
-    return model, f"{weights if weights == 'shipped' else 'file'}: {file.name}"
+        network = timm.create_model(name, **options)
+    except Exception as error:  # hub, safetensors, pickle and shape errors have no common kind
+        if isinstance(error, TypeError) and "dynamic_img_size" in str(error):  # an option that only transformers know
+            raise NotATransformerError(advice) from error
+        if not pretrained:
+            raise
+        if file is not None:
+            raise WeightsError(f"{file} does not fit {name}: {error}") from error
+        raise WeightsError(
+            f"the weights of {name} could not be fetched from timm's hub: {error}. Either check the network, or use "
+            'weights="shipped" with backbone="vit_tiny_patch16_224", or give the path of a weights file.'
+        ) from error
+    if not all(hasattr(network, part) for part in ("blocks", "patch_embed", "num_prefix_tokens")):
+        raise NotATransformerError(advice)
+    return network
+
+
+def _named_block(file: Path | None) -> int | None:
+    """The block that localises best by the metadata of a safetensors file, if it says so."""
+    if file is None or file.suffix != ".safetensors":
+        return None
+    with safe_open(file, framework="pt") as content:
+        block = (content.metadata() or {}).get("best_block")
+    return None if block is None else int(block)
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -211,40 +199,15 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def best_block(weights: str) -> int | None:
-    """The block that localises best by the metadata of a safetensors file, if it says so."""
-    file = paths.shipped_backbone if weights == "shipped" else Path(weights)
-    if file.suffix != ".safetensors":
-        return None
-    with safe_open(file, framework="pt") as content:
-        block = (content.metadata() or {}).get("best_block")
-    return None if block is None else int(block)
-
-
-def _create_vit(name: str, **options: Any) -> nn.Module:
-    advice = f"{name} is no plain Vision Transformer of timm; try vit_base_patch16_224"
-    try:
-        model = timm.create_model(name, **options)
-    except TypeError as error:
-        if "dynamic_img_size" not in str(error):  # the option that other networks do not know
-            raise
-        raise NotATransformerError(advice) from error
-    if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "num_prefix_tokens")):
-        raise NotATransformerError(advice)
-    return model
-
-
-class evaluating:
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while, then the mode that was."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.was = module, module.training
-
-    def __enter__(self) -> None:
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.module.train(self.was)
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def image_transform(size: int | None, *, mean: tuple[float, ...], std: tuple[float, ...]) -> v2.Compose:
@@ -253,11 +216,5 @@ def image_transform(size: int | None, *, mean: tuple[float, ...], std: tuple[flo
     timm's own evaluation transform cuts the borders off; a defect at the border would be lost, so it is not used.
     """
     resize = v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-    return v2.Compose(
-        [
-            *([] if size is None else [resize]),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(mean=list(mean), std=list(std)),
-        ]
-    )
+    steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=list(mean), std=list(std))]
+    return v2.Compose(steps if size is None else [resize, *steps])

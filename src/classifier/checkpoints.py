@@ -12,11 +12,16 @@ from .model import ViTMultiClassClassifier
 CHECKPOINT_FORMAT = 2  # 1 had the block of localisation among the settings
 
 
-def save_checkpoint(model: ViTMultiClassClassifier, path: Path, **extra: Any) -> None:
-    """Writes weights, classes, settings and the normal bank, usually to ``models/<run>.pth``.
-
-    ``extra`` values are kept beside them, as JSON keeps them: ``config``, ``thresholds``, ``run`` ...
-    """
+def save_checkpoint(
+    model: ViTMultiClassClassifier,
+    path: Path,
+    *,
+    config: dict[str, Any] | None = None,
+    thresholds: dict[str, float] | None = None,
+    run: dict[str, Any] | None = None,
+) -> None:
+    """Writes weights, classes, settings and the normal bank, usually to ``models/<run>.pth``, and what is given."""
+    extra = {"config": config, "thresholds": thresholds, "run": run}
     content = {
         "format": CHECKPOINT_FORMAT,
         "settings": model.settings,
@@ -33,27 +38,22 @@ def load_checkpoint(
 ) -> tuple[ViTMultiClassClassifier, dict[str, Any]]:
     """The model of a checkpoint, ready for inference, and all that was saved beside it.
 
-    Args:
-        path: File of `save_checkpoint`.
-        class_names: The classes that the caller works with; None accepts any.
-
-    Raises:
-        CheckpointError: If the file is missing or damaged, of another format, or made for other classes.
+    Raises CheckpointError if the file is missing or damaged, of another format, or made for other classes than those
+    named; None accepts any.
     """
     content = load_tensors(path)
-    lacking = {"settings", "state", "class_names", "weights_description"} - set(content)
-    if content.get("format") != CHECKPOINT_FORMAT or lacking:
+    if content.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}: it says {content.get('format')}")
-    names, state = tuple(content["class_names"]), content["state"]
+    try:
+        names, state = tuple(content["class_names"]), content["state"]
+        model = ViTMultiClassClassifier(len(names), False, class_names=names, **content["settings"])
+        model.normal_features = state["normal_features"].clone()  # the bank's length is the checkpoint's
+        model.load_state_dict(state)
+        model.weights_description = content["weights_description"]
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} does not fit its own settings {content.get('settings')}: {error}") from error
     if class_names is not None and names != tuple(class_names):
         raise CheckpointError(
             f"{path} was trained for the classes {', '.join(names)}; expected {', '.join(class_names)}, in this order"
         )
-    try:
-        model = ViTMultiClassClassifier(len(names), False, class_names=names, **content["settings"])
-        model.normal_features = state["normal_features"].clone()  # the bank's length is the checkpoint's
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} does not fit its own settings {content['settings']}: {error}") from error
-    model.weights_description = content["weights_description"]
     return model.eval(), content

@@ -13,12 +13,13 @@ from sklearn.metrics import auc, roc_curve
 
 from ..style import DEFECT, METHOD_COLOURS, NEUTRAL, NORMAL, RIGHT, STYLE, readable, set_title
 
+# Columns of a training's history: the name in TensorBoard, and what is plotted.
 CURVES = {
-    "loss_train": "cross-entropy, training",
-    "loss_val": "cross-entropy, validation",
-    "acc_train": "accuracy, training",
-    "acc_val": "accuracy, validation",
-    "lr": "learning rate",
+    "loss_train": ("Loss/train", "cross-entropy, training"),
+    "loss_val": ("Loss/val", "cross-entropy, validation"),
+    "acc_train": ("Accuracy/train", "accuracy, training"),
+    "acc_val": ("Accuracy/val", "accuracy, validation"),
+    "lr": ("Learning Rate", "learning rate"),
 }
 
 
@@ -51,10 +52,10 @@ def plot_evaluation(
 
     Args:
         is_defect: True for defective, shape (n,).
-        scores: By method, shape (n,) each, higher is more anomalous. The first is drawn as a histogram.
-        thresholds: By method; chosen on validation data.
+        scores: By method, shape (n,) each, higher is more anomalous; the first is drawn as a histogram.
+        thresholds: By method, from validation.
         recall_per_class: By class name: share of its images that were classified right, and their number.
-        title: Of the whole figure; says run, protocol and n.
+        title: Of the whole figure.
     """
     figure, (roc, histogram, bars) = plt.subplots(1, 3, figsize=(14.5, 4.6))
     _draw_roc(roc, is_defect, scores, thresholds)
@@ -89,14 +90,14 @@ def _draw_roc(axes: Axes, is_defect: np.ndarray, scores: dict[str, np.ndarray], 
 
 
 @mpl.rc_context(STYLE)
-def plot_curve(history: pd.DataFrame, column: str, *, title: str, best_epoch: int | None) -> Figure:
+def plot_curve(history: pd.DataFrame, column: str, *, run: str, best_epoch: int | None) -> Figure:
     """A column of a training's history over the epochs, from 0 up; the epoch that was kept is marked."""
     figure, axes = plt.subplots(figsize=(6, 3.6))
     axes.plot(history["epoch"], history[column], "-o", color=METHOD_COLOURS[0], ms=4)
     if best_epoch is not None:
         axes.axvline(best_epoch, color=RIGHT, ls="--", lw=1.2, label=f"epoch kept: {best_epoch}")
         axes.legend(frameon=False)
-    axes.set(xlabel="epoch", ylabel=CURVES[column], title=title)
+    axes.set(xlabel="epoch", ylabel=CURVES[column][1], title=f"{CURVES[column][1]}: {run}")
     axes.set_ylim(0, 1.02 if column.startswith("acc") else 1.08 * history[column].max())
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)

@@ -12,36 +12,22 @@ from ..data.tables import Classes
 from ..scores import confidence_anomaly_scores, cosine_anomaly_scores, hybrid_anomaly_scores
 
 # Settings of a run that make the network; with the classes they stand in its checkpoint.
-OPTIONS = (
-    "backbone",
-    "image_size",
-    "dropout",
-    "hidden_features",
-    "similarity_weight",
-    "keep_blocks",
-    "feature_blocks",
-)
+OPTIONS = ("backbone", "image_size", "keep_blocks", "feature_blocks", "dropout", "hidden_features", "similarity_weight")
 
 
 class ViTMultiClassClassifier(nn.Module):
-    """Kinds of leather surface, and how far an image is from normal ones.
+    """Kinds of leather surface, and how far an image is from normal ones. Options without a word are `Config`'s.
 
     Args:
         num_classes: Number of classes; must be that of ``class_names``.
         pretrained: False leaves the backbone at random weights.
-        backbone, weights, image_size, keep_blocks: See `backbone.vit.load_backbone`.
         class_names: Names in the order of the outputs; None takes the six published ones.
         normal_class: The class that counts as not anomalous, found by name.
-        dropout: Of the head, in [0, 1).
-        hidden_features: Width of the head's hidden layer.
-        similarity_weight: Share of the cosine score in the hybrid score, in [0, 1].
         feature_blocks: Blocks, from 0, whose tokens make the features: of each the class token and the mean and
             standard deviation of the patch tokens. Training standardises them, see `standardise`. None takes
             the backbone's own output, as published.
 
-    Raises:
-        WeightsError, NotATransformerError: As `backbone.vit.load_backbone`.
-        ValueError: If the class names or the blocks do not fit.
+    Raises ValueError if class names or blocks do not fit, WeightsError and NotATransformerError as `load_backbone`.
     """
 
     def __init__(
@@ -60,13 +46,13 @@ class ViTMultiClassClassifier(nn.Module):
         keep_blocks: int | None = None,
         feature_blocks: tuple[int, ...] | None = None,
     ) -> None:
+        options = locals()
         super().__init__()
-        self.classes = Classes(CLASS_NAMES if class_names is None else tuple(class_names), normal_class)
+        self.settings = {name: options[name] for name in (*OPTIONS, "normal_class")}
+        self.classes = Classes(class_names or CLASS_NAMES, normal_class)
         if len(self.classes.names) != num_classes:
             raise ValueError(f"num_classes is {num_classes}, but there are {len(self.classes.names)} class names")
         self.similarity_weight, self.feature_blocks = similarity_weight, tuple(feature_blocks or ())
-        options = locals()
-        self.settings = {name: options[name] for name in (*OPTIONS, "normal_class")}
         self.vit = load_backbone(
             backbone, weights, image_size=image_size, pretrained=pretrained, keep_blocks=keep_blocks
         )
@@ -75,8 +61,8 @@ class ViTMultiClassClassifier(nn.Module):
         self.transform = image_transform(self.image_size, mean=self.vit.mean, std=self.vit.std)
         if not all(0 <= block < self.vit.depth for block in self.feature_blocks):
             raise ValueError(f"feature_blocks is {feature_blocks}; {backbone} has {self.vit.depth} blocks here, from 0")
-        parts = 2 + (getattr(self.backbone, "cls_token", None) is not None)
-        self.num_features = self.backbone.num_features * (parts * len(self.feature_blocks) or 1)
+        self.has_token = getattr(self.backbone, "cls_token", None) is not None
+        self.num_features = self.backbone.num_features * ((2 + self.has_token) * len(self.feature_blocks) or 1)
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
             nn.Linear(self.num_features, hidden_features),
@@ -111,19 +97,12 @@ class ViTMultiClassClassifier(nn.Module):
     def _raw_features(self, images: Tensor) -> Tensor:
         if not self.feature_blocks:
             return self.backbone(images)
-        tokens = self.backbone.forward_intermediates(
-            images,
-            indices=list(self.feature_blocks),
-            intermediates_only=True,
-            return_prefix_tokens=True,
-            output_fmt="NLC",
-            stop_early=True,
-        )
-        has_token, features = getattr(self.backbone, "cls_token", None) is not None, []
-        for patches, prefix in tokens:
+        options = {"intermediates_only": True, "return_prefix_tokens": True, "output_fmt": "NLC", "stop_early": True}
+        features = []
+        for patches, prefix in self.backbone.forward_intermediates(images, list(self.feature_blocks), **options):
             patches = F.layer_norm(patches, patches.shape[-1:])  # blocks differ in scale
             features += [patches.mean(1), patches.std(1)]
-            if has_token:
+            if self.has_token:
                 features.append(F.layer_norm(prefix[:, 0], prefix.shape[-1:]))
         return torch.cat(features, dim=1)
 
@@ -143,8 +122,7 @@ class ViTMultiClassClassifier(nn.Module):
     def store_normal_features(self, features: Tensor) -> None:
         """Keeps features (m >= 1, d) of normal training images as the bank that cosine scores compare with.
 
-        Raises:
-            ValueError: If the shape does not fit or a value is not finite.
+        Raises ValueError if the shape does not fit or a value is not finite.
         """
         if features.ndim != 2 or len(features) == 0 or features.shape[1] != self.num_features:
             raise ValueError(f"expected (m >= 1, {self.num_features}) features, got {tuple(features.shape)}")
@@ -175,8 +153,7 @@ class ViTMultiClassClassifier(nn.Module):
             ``classification_scores`` (in [0, 1]), ``predicted_classes``, ``normal_class_prob``, each of shape (n,);
             ``class_probabilities`` (n, classes); ``features`` (n, d).
 
-        Raises:
-            RuntimeError: If no normal features have been stored.
+        Raises RuntimeError if no normal features have been stored.
         """
         return self.detect_from_features(self.extract_features(images))
 
@@ -185,15 +162,15 @@ class ViTMultiClassClassifier(nn.Module):
         """As `detect_anomaly_hybrid`, from features that are there already."""
         if len(self.normal_features) == 0:
             raise RuntimeError("no normal features are stored; call store_normal_features with normal training images")
-        answers = self.classify_features(features)
+        answers, normal = self.classify_features(features), self.classes.normal_index
         similarity = cosine_anomaly_scores(features, self.normal_features)
-        classification = confidence_anomaly_scores(answers["class_probabilities"], self.classes.normal_index)
+        classification = confidence_anomaly_scores(answers["class_probabilities"], normal)
         hybrid = hybrid_anomaly_scores(similarity, classification, similarity_weight=self.similarity_weight)
         return {
             "anomaly_scores": hybrid,
             "similarity_scores": similarity,
             "classification_scores": classification,
-            "normal_class_prob": answers["class_probabilities"][:, self.classes.normal_index],
+            "normal_class_prob": answers["class_probabilities"][:, normal],
             **answers,
         }
 
@@ -213,3 +190,22 @@ def create_model(config: Config, classes: Classes, *, pretrained: bool = True) -
         normal_class=classes.normal,
         **{name: getattr(config, name) for name in OPTIONS},
     )
+
+
+def parameter_groups(model: ViTMultiClassClassifier, config: Config) -> list[dict]:
+    """What a training changes, with its learning rates. Everything else is frozen, which saves its backward pass."""
+    network, lowest, frozen = model.backbone, config.frozen_blocks, []
+    if lowest > model.vit.depth:
+        raise ValueError(f"frozen_blocks is {lowest}; the backbone has {model.vit.depth} blocks")
+    if config.train_mode == "head":
+        frozen = [network]
+    elif lowest:
+        tokens = (getattr(network, name, None) for name in ("cls_token", "pos_embed", "reg_token"))
+        frozen = [network.patch_embed, *network.blocks[:lowest], *(token for token in tokens if token is not None)]
+    model.requires_grad_(True)
+    for part in frozen:
+        part.requires_grad_(False)
+    backbone = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [{"params": backbone, "lr": config.learning_rate}] if backbone else []
+    head_rate = config.head_learning_rate or config.learning_rate
+    return [*groups, {"params": list(model.classifier.parameters()), "lr": head_rate}]

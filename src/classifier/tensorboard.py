@@ -6,22 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from ..config import Config
-from ..metrics import multiclass_metrics
 from .features import PictureDataset
-from .figures import plot_confusion_matrix
+from .figures import CURVES, plot_confusion_matrix
 from .model import ViTMultiClassClassifier
-
-CURVES = {
-    "Loss/train": "loss_train",
-    "Loss/val": "loss_val",
-    "Accuracy/train": "acc_train",
-    "Accuracy/val": "acc_val",
-    "Learning Rate": "lr",
-}
 
 
 def open_log(folder: Path, *, first_epoch: int) -> SummaryWriter:
@@ -35,14 +25,14 @@ def open_log(folder: Path, *, first_epoch: int) -> SummaryWriter:
 def write_images(writer: SummaryWriter, model: ViTMultiClassClassifier, table: pd.DataFrame) -> None:
     """Two training images of each class, after the model's own transform."""
     rows = table[table["part"] == "train"].groupby("label").head(2)
-    images = torch.stack([image for image, _ in PictureDataset(rows, model.transform)])
+    images, _ = PictureDataset(rows, model.transform, rows["label"].to_numpy())[range(len(rows))]
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     writer.add_images("Images/train, as the model sees them", (images - low) / (high - low).clamp(min=1e-6), 0)
 
 
 def write_epoch(writer: SummaryWriter, row: dict[str, float], model: ViTMultiClassClassifier) -> None:
     """The curves of one row of a training's history, and histograms of the head."""
-    for name, column in CURVES.items():
+    for column, (name, _) in CURVES.items():
         writer.add_scalar(name, row[column], row["epoch"])
     for name, parameter in model.classifier.named_parameters():
         writer.add_histogram(f"classifier/{name}", parameter.detach().float(), row["epoch"])
@@ -50,15 +40,9 @@ def write_epoch(writer: SummaryWriter, row: dict[str, float], model: ViTMultiCla
 
 
 def write_end(
-    writer: SummaryWriter,
-    config: Config,
-    best: dict[str, float],
-    predictions: np.ndarray,
-    targets: np.ndarray,
-    class_names: tuple[str, ...],
+    writer: SummaryWriter, config: Config, best: dict[str, float], matrix: np.ndarray, class_names: tuple[str, ...]
 ) -> None:
     """The last epoch's confusion matrix on validation, and the settings beside the best epoch's figures."""
-    matrix = np.array(multiclass_metrics(targets, predictions, class_names)["confusion_matrix"])
     figure = plot_confusion_matrix(matrix, class_names, title="validation, last epoch")
     writer.add_figure("Confusion matrix/validation", figure, config.epochs)
     plain = (bool, int, float, str)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import gzip
 import lzma
+import os
 import re
 import shutil
 import tarfile
@@ -16,12 +17,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tqdm.auto import tqdm
 
-from .manifest import DataError, files_below, place_file, require_published
+from ..config import CLASS_NAMES
+from .manifest import CLASSES, MVTEC, SPLITS, DataError
+from .pictures import is_picture
+from .tables import HIDES, class_name
 
 # RuntimeError is zipfile's for encrypted files and unknown compressions
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, RuntimeError)
@@ -30,11 +34,7 @@ Members = dict[str, tuple[int, Callable[[], IO[bytes]]]]  # by name: bytes when 
 
 
 def install(given: Path, data: Path, *, wanted: tuple[str, ...]) -> set[str]:
-    """Put the sets that a folder, zip or tar holds (anywhere in it) into ``data``, and return which were found.
-
-    Args:
-        given: Folder or archive; it is only read.
-        wanted: Those of ``PARTS`` to take; ``data`` must not hold them yet.
+    """Puts the wanted published sets that a folder, zip or tar holds anywhere into ``data``; returns their names.
 
     Raises:
         DataError: If it is no archive, damaged or unsafe, or holds nothing wanted, a set twice, or an incomplete one.
@@ -43,8 +43,6 @@ def install(given: Path, data: Path, *, wanted: tuple[str, ...]) -> set[str]:
     work = data / ".incoming"
     with _open_members(given) as members:
         plan = _plan_files(given, members, wanted)
-        parts = {file.split("/")[0] for file in plan}
-        require_published(plan, parts, where=given)
         require_space(data, sum(size for size, _ in plan.values()), purpose=f"unpacking {given.name}")
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
         try:
@@ -52,11 +50,18 @@ def install(given: Path, data: Path, *, wanted: tuple[str, ...]) -> set[str]:
                 (work / file).parent.mkdir(parents=True, exist_ok=True)
                 with open_member() as reader, (work / file).open("wb") as writer:
                     shutil.copyfileobj(reader, writer)
+            parts = {file.split("/")[0] for file in plan}
             for part in parts:
                 (work / part).rename(data / part)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return parts
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """All files below a folder by their path from it, with slashes, sorted; links to folders are followed."""
+    files = (Path(above, name) for above, _, names in os.walk(folder, followlinks=True) for name in names)
+    return {path.relative_to(folder).as_posix(): path for path in sorted(files)}
 
 
 @contextmanager
@@ -91,25 +96,48 @@ def _tar_members(opened: tarfile.TarFile) -> Members:
 
 
 def _plan_files(given: Path, members: Members, wanted: tuple[str, ...]) -> Members:
-    """The members to take, by the path below the data folder that they will have."""
+    """The members to take, by the path below the data folder that they will have; DataError unless sets are whole."""
     plan, homes = {}, {}
     for name, member in members.items():
         name = name.replace("\\", "/")  # as some Windows programs write it
         if re.match("/|[A-Za-z]:", name) or ".." in name.split("/"):
             raise DataError(f"{given} wants to write outside its folder, to {name}: do not use it")
-        part, home, inside = place_file(name) or ("", "", "")
+        part, home, inside = _place(name)
         if part.split("/")[0] in wanted:
             if homes.setdefault(part, home) != home:
                 raise DataError(f"{given} holds {part} twice, in {homes[part]!r} and {home!r}: pass one of them")
             plan[f"{part}/{inside}"] = member
     if not plan:
         expected = "images in folders named after the six classes, or MVTec AD's <category>/train/good"
-        raise DataError(f"{given} holds no {' and no '.join(wanted)}. Expected {expected}.")
+        advice = f"For other classes set LEATHER_DATA to the folder that holds {CLASSES}/ or their folders."
+        raise DataError(f"{given} holds no {' and no '.join(wanted)}. Expected {expected}. {advice}")
+    folders = {f"{CLASSES}/{class_name(file.split('/')[1])}" if file.startswith(CLASSES) else file for file in plan}
+    needed = [f"{CLASSES}/{name}" for name in CLASS_NAMES if CLASSES in homes]
+    needed += [f"{part}/{folder}/" for part in homes if part != CLASSES for folder in ("train/good", "test")]
+    if lacking := [folder for folder in needed if not any(name.startswith(folder) for name in folders)]:
+        raise DataError(f"{given} has no image of {', '.join(lacking)}. Get the set again.")
     return plan
 
 
+def _place(file: str) -> tuple[str, str, str]:
+    """The set of a file (``mvtec/<category>``), the folder that holds that set, and the path in it; else ''."""
+    *folders, name = PurePosixPath(file).parts
+    hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
+    if not hidden and name == HIDES:
+        return CLASSES, "/".join(folders), name
+    if hidden or not folders or not is_picture(name):
+        return "", "", ""
+    if class_name(folders[-1]) in CLASS_NAMES:
+        return CLASSES, "/".join(folders[:-1]), f"{folders[-1]}/{name}"
+    *home, split, defect = ["", *folders]
+    if split not in SPLITS:
+        return "", "", ""
+    category = "leather" if not home[-1] or home[-1].startswith(MVTEC) else home[-1]  # some archives do not name it
+    return f"{MVTEC}/{category}", "/".join(home[1:]), f"{split}/{defect}/{name}"
+
+
 def require_space(folder: Path, needed: int, *, purpose: str) -> None:
-    """Raise OSError (errno ENOSPC) unless ``needed`` bytes fit on the disk of ``folder``."""
+    """Raises OSError (errno ENOSPC) unless ``needed`` bytes fit on the disk of ``folder``."""
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if needed > free:
         sizes = f"needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free on the disk of {folder}"

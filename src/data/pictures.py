@@ -17,19 +17,17 @@ class UnreadableImageError(ValueError):
 
 
 def is_picture(name: str | Path) -> bool:
-    """Whether a file of this name counts as a picture, by its suffix."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    """Whether a file of this name counts as a picture: by its suffix, and not hidden (macOS adds ``._a.jpg``)."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).name.startswith(".")
 
 
 def load_image(path: Path) -> Image.Image:
-    """A picture as 8-bit RGB, upright, whatever it was stored as.
+    """A picture as 8-bit RGB, upright, whatever it was stored as; transparent ones are laid on white.
 
-    Grey, palette, CMYK, transparent (laid on white) and 16-bit pictures are converted; 16-bit grey is scaled by
-    its type's range, not by the picture's own, so that brightness stays comparable; 32-bit grey is taken as 8-bit if
-    no value exceeds 255, else as 16-bit; EXIF rotation is applied.
+    16-bit grey is scaled by its type's range, not by the picture's own, so that brightness stays comparable; 32-bit
+    grey is taken as 8-bit if no value exceeds 255, else as 16-bit.
 
-    Raises:
-        UnreadableImageError: If the file is missing, no image, truncated, or larger than 178 megapixels.
+    Raises UnreadableImageError if the file is missing, no image, truncated, or larger than 178 megapixels.
     """
     path = Path(path)
     try:
@@ -52,17 +50,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         scale = 255 / 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
         image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
 def load_mask(path: str, *, size: tuple[int, int]) -> np.ndarray:
     """A ground-truth mask as bool, shape (height, width); all False without a path.
 
-    Raises:
-        ValueError: If the mask's size differs from ``size`` (width, height).
+    Raises ValueError if the mask's size differs from ``size`` (width, height).
     """
     if not path:
         return np.zeros(size[::-1], dtype=bool)

@@ -1,4 +1,4 @@
-"""How images are shared out among training, validation and test: named protocols, kept as files.
+"""How images are shared out among training, validation and test: named protocols.
 
 A split is a table with ``part``: train, validation or test. Protocols of several folds give several tables, whose test
 parts together hold every image once.
@@ -7,32 +7,19 @@ parts together hold every image once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..config import FOLD_PROTOCOLS, PROTOCOLS
-from ..files import whole_file
-from .tables import classes_of
+from .tables import AUDIT_FIRST, HIDES, classes_of
 
 PARTS = ("train", "validation", "test")
 FOLDS = 5
 FEWEST = 20  # images that a class needs on a hide to be told apart there
+FULL_TRAINING_SET = 245  # train/good of MVTec AD leather
 TRANSFER_BANK_IMAGES = 64
-
-
-def natural_key(file: str) -> list[tuple[int, str]]:
-    """For sorting file names: 2 comes before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file)]
-
-
-def transfer_normals(table: pd.DataFrame, normal_class: str, *, seed: int) -> list[str]:
-    """Some normal training images of the six-class set, for the bank of ``six-class-transfer``."""
-    rows = table[(table["part"] == "train") & (table["label"] == normal_class)]
-    return list(rows.sample(min(len(rows), TRANSFER_BANK_IMAGES), random_state=seed)["path"])
 
 
 def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.DataFrame:
@@ -40,72 +27,36 @@ def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.Dat
 
     Protocols:
         ``random-80-20``: the published one. Of each class a random 20 % is test; a tenth of the other 80 % is
-            validation. Tiles of one hide, and copies of one file, land on both sides: its figures are too high.
-        ``random-60-20-20``: as above, with 60, 20 and 20 %, of pictures that are no copy of another one. Tiles of one
-            hide still land on both sides.
-        ``hide-60-20-20``: whole hides, copies left out, are drawn until they hold about 60, 20 and 20 % of the
-            pictures; no hide is in two parts.
-
-    Args:
-        table: Of `tables.read_image_list`; of `tables.index_images` for the published protocol.
-        protocol: One of the above.
-        seed: Of the draw.
+            validation. Tiles of one hide, and copies of one file, land on both sides: its figures are too good.
+        ``random-60-20-20``: 60, 20 and 20 % of each class, without copies. Tiles of one hide still land on both sides.
+        ``hide-60-20-20``: whole hides, without copies, are drawn until they hold about 60, 20 and 20 % of the pictures.
 
     Raises:
-        ValueError: If the protocol is unknown, the table lacks what it promises to keep apart, a class is too small to
-            stand in all three parts, or there are fewer than three hides to share out.
+        ValueError: If the protocol is unknown, the table lacks the ``group`` or ``copy_of`` that it needs, a class is
+            too small to stand in all three parts, or hides cannot be kept apart.
     """
     generator = np.random.default_rng(seed)
     if protocol == "random-80-20":
         parts = _random_parts(table["label"], generator, test=0.2, validation=0.1)
     elif protocol == "random-60-20-20":
-        table = distinct(table, protocol)
+        table = _distinct(table, protocol)
         parts = _random_parts(table["label"], generator, test=0.2, validation=0.25)
     elif protocol == "hide-60-20-20":
-        table = distinct(table, protocol)
-        parts = _group_parts(_hides(table, protocol, fewest=3), generator)
+        table = _distinct(table, protocol)
+        _check_hides(table, protocol, fewest=3)
+        parts = _group_parts(table["group"], generator)
     else:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
     table = table.assign(part=parts)
     counts = table.groupby(["label", "part"]).size().unstack(fill_value=0).reindex(columns=PARTS, fill_value=0)
-    for label, part in ((label, part) for label in counts.index for part in PARTS if counts.loc[label, part] == 0):
+    if (counts == 0).any(axis=None):
+        label, part = counts.stack().loc[lambda images: images == 0].index[0]
         hides = f" on {table.loc[table['label'] == label, 'group'].nunique()} hides" if "group" in table else ""
         raise ValueError(
-            f"{protocol} leaves no image of {label} for {part}: the class has {int(counts.loc[label].sum())} images"
-            f"{hides}. Add images or use another protocol."
+            f"{protocol} leaves no image of {label} for {part}: the class has {counts.loc[label].sum()} images{hides}. "
+            "Add images or use another protocol."
         )
     return table
-
-
-def distinct(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """The rows that are no copy of another file; ValueError if the table does not know its copies."""
-    _require(table, "copy_of", protocol, "copies")
-    return table[table["copy_of"] == table["file"]]
-
-
-def _require(table: pd.DataFrame, column: str, protocol: str, what: str) -> None:
-    if column not in table:
-        raise ValueError(
-            f"{protocol} keeps {what} apart, but this table does not know them. Run "
-            "2.0-EDA-Leather-Defect-dataset.ipynb on these pictures first, or use random-80-20 and say that it leaks."
-        )
-
-
-def _hides(table: pd.DataFrame, protocol: str, *, fewest: int) -> pd.Series:
-    """The hide of each image, if a split can keep them apart."""
-    _require(table, "group", protocol, "hides")
-    hides = table["group"]
-    if hides.isna().any():
-        raise ValueError(f"a split by hide needs every image's hide; {int(hides.isna().sum())} have none")
-    sizes = hides.value_counts()
-    if (sizes == 1).all():
-        raise ValueError(
-            "every image is its own hide, so hides cannot be kept apart. Correct hides.csv (columns path, label, hide) "
-            "beside the class folders, or use random-80-20 and say that it leaks."
-        )
-    if len(sizes) < fewest:
-        raise ValueError(f"a split by hide needs at least {fewest} hides; there are {len(sizes)}")
-    return hides
 
 
 def _random_parts(labels: pd.Series, generator: np.random.Generator, *, test: float, validation: float) -> pd.Series:
@@ -135,74 +86,81 @@ def _group_parts(groups: pd.Series, generator: np.random.Generator) -> pd.Series
     return groups.map(part_of)
 
 
-def split_folds(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> dict[str, pd.DataFrame]:
-    """The splits of a protocol by name, e.g. ``hide-5fold/1``; the same seed gives the same splits.
+def _distinct(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The rows that are no copy of another file."""
+    if "copy_of" not in table:
+        raise ValueError(f"{protocol} needs to know which pictures are copies. {AUDIT_FIRST}")
+    return table[table["copy_of"] == table["file"]]
 
-    Every picture counts once: copies of another file are left out.
+
+def _check_hides(table: pd.DataFrame, protocol: str, *, fewest: int) -> None:
+    if "group" not in table:
+        raise ValueError(f"{protocol} needs every picture's hide. {AUDIT_FIRST}")
+    groups = table["group"]
+    if groups.isna().any():
+        raise ValueError(f"{protocol} needs every picture's hide; {groups.isna().sum()} have none. {AUDIT_FIRST}")
+    if groups.is_unique:
+        advice = f"Correct {HIDES} beside the class folders, or use random-80-20 and say that it leaks."
+        raise ValueError(f"{protocol} cannot keep hides apart: every picture is on a hide of its own. {advice}")
+    if groups.nunique() < fewest:
+        raise ValueError(f"{protocol} needs at least {fewest} hides; there are {groups.nunique()}")
+
+
+def split_folds(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> dict[str, pd.DataFrame]:
+    """The splits of a protocol by name, without copies; the same seed gives the same splits.
 
     Protocols:
-        ``hide-5fold``: five folds stratified by class, hides kept apart; validation is a fold by hide of the rest.
-        ``leave-one-defect-out``: of each of these folds and each defect class, e.g. ``leave-one-defect-out/pinhole/1``:
-            the class is absent from training and validation, and test holds only that class and normal images, on
-            hides that training has not seen. The true test of anomaly detection.
-        ``within-hide``: one split for each hide that carries two classes or more with 20 images each: of each such
-            class the first 60 % by file number are training, the next 20 % validation, the last 20 % test. The hide's
-            colour cannot help, a photograph's can; neighbouring tiles meet at two borders only.
-
-    Args:
-        table: Of `tables.read_image_list`.
-        protocol: One of the above.
-        seed: Of the folds.
+        ``hide-5fold/1`` ... ``/5``: folds stratified by class, hides kept apart; validation is a fold of the rest.
+        ``leave-one-defect-out/pinhole/1`` ...: these folds, but the class is absent from training and validation, and
+            test holds only that class and normal images. The true test of anomaly detection.
+        ``within-hide/<hide>``, for each hide with 20 images or more of two classes or more: of each such class the
+            first 60 % by file number are training, the next 20 % validation, the last 20 % test. The hide's colour
+            cannot help, a photograph's can; neighbouring tiles meet at two borders only.
 
     Raises:
-        ValueError: If the protocol is unknown, the table does not know hides and copies, or there are too few hides.
+        ValueError: If the protocol is unknown, the table lacks ``group`` or ``copy_of``, or there are too few hides.
     """
     if protocol not in FOLD_PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(FOLD_PROTOCOLS)}")
-    table = distinct(table, protocol)
-    _hides(table, protocol, fewest=1 if protocol == "within-hide" else 2 * FOLDS)
+    pictures = _distinct(table, protocol)
+    _check_hides(pictures, protocol, fewest=1 if protocol == "within-hide" else 2 * FOLDS)
     if protocol == "within-hide":
-        return _within_hides(table)
-    folds = _hide_folds(table, seed)
+        return _within_hides(pictures)
+    folds = _hide_folds(pictures, seed)
     if protocol == "hide-5fold":
         return folds
     classes, splits = classes_of(table), {}
-    for defect in (name for name in classes.names if name != classes.normal):
+    for defect in classes.names:
         for number, fold in enumerate(folds.values(), start=1):
-            test = fold["part"] == "test"
-            kept = np.where(test, fold["label"].isin([defect, classes.normal]), fold["label"] != defect)
-            splits[f"{protocol}/{defect}/{number}"] = fold[kept]
+            if defect != classes.normal:
+                test = fold["part"] == "test"
+                kept = np.where(test, fold["label"].isin([defect, classes.normal]), fold["label"] != defect)
+                splits[f"{protocol}/{defect}/{number}"] = fold[kept]
     return splits
 
 
 def rotations(split: pd.DataFrame, *, seed: int = 42) -> list[pd.DataFrame]:
     """A split by hide four times: the test part stays, every fold by hide of the rest is validation once.
 
-    Args:
-        split: One of `split_folds`, of a protocol that keeps hides apart.
-        seed: As given there; the first rotation of ``hide-5fold`` is then the split itself. Training and validation
-            are always drawn anew.
+    With the seed that `split_folds` was given, the first rotation of ``hide-5fold`` is the split itself.
     """
-    return list(_rotate(split, seed))
-
-
-def _rotate(split: pd.DataFrame, seed: int) -> Iterator[pd.DataFrame]:
-    rest = split[split["part"] != "test"]
+    rest, rotated = split[split["part"] != "test"], []
     folds = StratifiedGroupKFold(FOLDS - 1, shuffle=True, random_state=seed)
     for _, validation in folds.split(rest, rest["label"], rest["group"]):
         part = split["part"].where(split["part"] == "test", "train")
         part[rest.index[validation]] = "validation"
-        yield split.assign(part=part)
+        rotated.append(split.assign(part=part))
+    return rotated
 
 
 def _hide_folds(table: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
-    labels, folds = table["label"].to_numpy(), {}
+    labels, splits = table["label"].to_numpy(), {}
     outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     for number, (_, test) in enumerate(outer.split(labels, labels, table["group"]), start=1):
         part = np.full(len(table), "train", dtype=object)
         part[test] = "test"
-        folds[f"hide-5fold/{number}"] = next(_rotate(table.assign(part=part), seed))
-    return folds
+        splits[f"hide-5fold/{number}"] = rotations(table.assign(part=part), seed=seed)[0]
+    return splits
 
 
 def _within_hides(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -219,30 +177,46 @@ def _within_hides(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return splits
 
 
-def save_split(table: pd.DataFrame, path: Path) -> Path:
-    """Writes a split as CSV, packed if the path ends in .gz: columns path (relative), label, group and part."""
-    columns = [name for name in ("file", "label", "group", "part") if name in table]
-    packed = {"method": "gzip", "mtime": 0}  # without the time in it, the same split is the same file
-    with whole_file(path) as stream:
-        table[columns].rename(columns={"file": "path"}).to_csv(
-            stream, index=False, lineterminator="\n", compression=packed if Path(path).suffix == ".gz" else None
-        )
-    return Path(path)
+def natural_key(file: str) -> list[tuple[int, str]]:
+    """For sorting file names: 2 comes before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file)]
 
 
-def load_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of an index in the parts that `save_split` wrote; images that the file does not name are left out.
+def mvtec_split(table: pd.DataFrame, protocol: str, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Normal images and test images of a table of `index_mvtec` for a protocol, each with a fresh index.
 
-    Raises:
-        ValueError: If an image of the split is missing from the index, or its label has changed.
+    Protocols:
+        ``mvtec-full``: all of train/good, as published.
+        ``<k>-shot``, e.g. ``4-shot``: k images of train/good, drawn by the seed; all of them if there are k.
+        ``normals-16``: the first four of train/good and every second of the first 24 of test/good are normal; test is
+            the rest. For copies of the set with few training images.
+
+    Raises ValueError if the protocol is unknown or there are too few normal images.
     """
-    saved = pd.read_csv(path, dtype=str).set_index("path")
-    known = table.set_index("file")["label"].reindex(saved.index)
-    wrong = saved.index[known != saved["label"]]
-    if len(wrong):
-        raise ValueError(
-            f"{path} does not fit the images: {wrong[0]} is missing or has another label. Delete the file to draw the "
-            "split anew, or give another folder."
-        )
-    rows = table[table["file"].isin(saved.index)]
-    return rows.assign(**{name: rows["file"].map(saved[name]) for name in ("group", "part") if name in saved})
+    train = table[(table["part"] == "train") & (table["defect"] == "good")].sort_values("file")
+    test = table[table["part"] == "test"]
+    if protocol == "normals-16":
+        good = test[test["defect"] == "good"].sort_values("file").iloc[0:24:2]
+        normals, test = pd.concat([train.iloc[:4], good]), test.drop(index=good.index)
+        if len(normals) != 16:
+            raise ValueError("normals-16 needs 4 images of train/good and 24 of test/good")
+        return normals.reset_index(drop=True), test.reset_index(drop=True)
+    shots = re.fullmatch(r"([1-9]\d*)-shot", protocol)
+    if not shots and protocol != "mvtec-full":
+        raise ValueError(f"protocol is {protocol!r}; expected mvtec-full, normals-16 or <k>-shot")
+    wanted = int(shots[1]) if shots else FULL_TRAINING_SET
+    if len(train) < wanted or (len(train) > wanted and not shots):
+        raise ValueError(f"{protocol} needs {wanted} images of train/good; there are {len(train)}")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(train))[:wanted])
+    return train.iloc[chosen].reset_index(drop=True), test.reset_index(drop=True)
+
+
+def protocol_name(normal_images: int) -> str:
+    """``mvtec-full`` with the published training set, else ``<k>-shot``."""
+    return "mvtec-full" if normal_images == FULL_TRAINING_SET else f"{normal_images}-shot"
+
+
+def transfer_normals(table: pd.DataFrame, normal_class: str, *, seed: int) -> list[str]:
+    """Some normal training images of the class folders, for the bank of ``six-class-transfer``."""
+    rows = table[(table["part"] == "train") & (table["label"] == normal_class)]
+    return list(rows.sample(min(len(rows), TRANSFER_BANK_IMAGES), random_state=seed)["path"])

@@ -7,10 +7,9 @@ shows the same picture, or its own) and ``digest`` (SHA-256 of the file).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +17,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..config import CLASS_NAMES, KAGGLE_FOLDER, MVTEC_FOLDER, paths, setting
-from ..files import file_identity, whole_file
+from ..config import CLASS_NAMES, KAGGLE_FOLDER, MVTEC_FOLDER, setting
+from ..files import file_digest, file_identity, whole_file
 from .pictures import IMAGE_SUFFIXES, is_picture
 
 log = logging.getLogger(__name__)
 
 NORMAL_NAMES = ("non_defective", "good", "normal", "ok")  # the class that counts as not anomalous, by default
+HIDES = "hides.csv"  # beside the class folders: which pictures show the same hide
 IMAGE_LIST = "images.csv"  # notebook 2.0 writes it into the folder of its figures
-COLUMNS = ("file", "digest", "label", "hide", "copy_of", "unreadable")
+COLUMNS = ("file", "digest", "label", "hide", "copy_of", "unreadable")  # of that list
+AUDIT_FIRST = "Run 2.0-EDA-Leather-Defect-dataset.ipynb on these pictures first."
+MVTEC_ADVICE = (
+    "MVTec AD is optional: get it from https://www.mvtec.com/company/research/datasets/mvtec-ad, accept its terms, and "
+    "give its folder or archive to 1.0.download-datasets.ipynb as MVTEC_LOCAL."
+)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a set in the order of a model's outputs, and the one that counts as normal.
-
-    Raises:
-        ValueError: If there are fewer than two, a name twice, or the normal one is not among them.
-    """
+    """The classes of a set in the order of a model's outputs, and the one that counts as normal."""
 
     names: tuple[str, ...]
     normal: str
@@ -62,21 +63,15 @@ class Classes:
 def classes_of(table: pd.DataFrame) -> Classes:
     """The classes of a whole table, ordered by `order_classes`.
 
-    The normal class is the one that ``LEATHER_NORMAL_CLASS`` names, else the one that is called non_defective, good,
-    normal or ok.
-
-    Raises:
-        ValueError: If there is no class or more than one of that kind, or fewer than two classes.
+    The normal one is the class that ``LEATHER_NORMAL_CLASS`` names, else the one called non_defective, good, normal
+    or ok. Raises ValueError unless there is exactly one.
     """
     names = order_classes(table["label"])
-    if named := setting("LEATHER_NORMAL_CLASS"):
-        normal = [name for name in names if _plain(name) == _plain(named)]
-    else:
-        normal = [name for name in names if name.lower() in NORMAL_NAMES]
+    named = setting("LEATHER_NORMAL_CLASS", "")
+    normal = [name for name in names if (_plain(name) == _plain(named) if named else name.lower() in NORMAL_NAMES)]
     if len(normal) != 1:
-        raise ValueError(
-            f"the normal class is {named or 'not known'}; set LEATHER_NORMAL_CLASS to one of {', '.join(names)}"
-        )
+        known = f"{named}, which is no class here" if named else "not known"
+        raise ValueError(f"the normal class is {known}; set LEATHER_NORMAL_CLASS to one of {', '.join(names)}")
     return Classes(names, normal[0])
 
 
@@ -104,32 +99,22 @@ def class_root(data: Path) -> Path:
     return data / KAGGLE_FOLDER if (data / KAGGLE_FOLDER).is_dir() else data
 
 
-def published(root: Path) -> bool:
-    """Whether a folder's classes are exactly the published six."""
-    return {class_name(folder.name) for folder in _class_folders(root)} == set(CLASS_NAMES)
-
-
-def has_classes(root: Path) -> bool:
-    """Whether a folder holds two folders of pictures or more."""
-    return root.is_dir() and sum(any(map(is_picture, folder.iterdir())) for folder in _class_folders(root)) > 1
-
-
-def _class_folders(root: Path) -> list[Path]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [folder for folder in folders if folder.name != MVTEC_FOLDER]
+def class_folders(root: Path) -> dict[Path, list[Path]]:
+    """The pictures of each folder in ``root``, in a fixed order; ``mvtec`` and hidden folders are no classes."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return {
+        folder: [path for path in sorted(folder.iterdir()) if is_picture(path)]
+        for folder in folders
+        if folder.name != MVTEC_FOLDER
+    }
 
 
 def index_images(root: Path) -> pd.DataFrame:
-    """The table of a folder of classes: ``path``, ``file``, ``label``, in a fixed order.
+    """The table of a folder of classes (`class_root`): ``path``, ``file``, ``label``, in a fixed order.
 
     Hides come from ``hides.csv`` (columns path, label, hide) where the folder has one, as column ``group``.
 
-    Args:
-        root: Holds two or more folders of pictures, named after their classes; ``mvtec`` is none.
-
-    Raises:
-        FileNotFoundError: If the folder is missing or holds fewer than two classes with pictures.
-        ValueError: If ``hides.csv`` lacks a column, lists an image twice, or gives no hide for an image.
+    Raises FileNotFoundError for fewer than two classes with pictures, ValueError if ``hides.csv`` does not fit.
     """
     root, rows = Path(root), []
     if not root.is_dir():
@@ -137,8 +122,7 @@ def index_images(root: Path) -> pd.DataFrame:
             f"no folder {root}. Run 1.0.download-datasets.ipynb first, or set LEATHER_DATA to the folder "
             f"that holds {KAGGLE_FOLDER}/ or the class folders themselves."
         )
-    for folder in _class_folders(root):
-        pictures = [path for path in sorted(folder.iterdir()) if is_picture(path)]
+    for folder, pictures in class_folders(root).items():
         if not pictures:
             log.warning("%s holds no picture; left out", folder)
         rows += [(str(path), path.relative_to(root).as_posix(), class_name(folder.name)) for path in pictures]
@@ -149,34 +133,34 @@ def index_images(root: Path) -> pd.DataFrame:
             f"{root} has pictures of fewer than two classes ({labels}). Expected one folder a class with at least one "
             f"of {', '.join(sorted(IMAGE_SUFFIXES))}. Run 1.0.download-datasets.ipynb to get and check the data."
         )
-    hides = _read_hides(root / "hides.csv", table["file"])
-    return table if hides is None else table.assign(group=hides)
+    return table.assign(group=_hides(root / HIDES, table["file"])) if (root / HIDES).is_file() else table
 
 
-def _read_hides(file: Path, files: pd.Series) -> pd.Series | None:
-    if not file.is_file():
-        return None
-    listed = pd.read_csv(file, dtype=str)  # as text: hides 01 and 1 are two
-    if missing := {"path", "hide"} - set(listed.columns):
-        raise ValueError(f"{file} has no column {sorted(missing)}; expected path, label, hide")
-    known = listed.dropna(subset=["path", "hide"]).set_index("path")["hide"]
+def _hides(file: Path, files: pd.Series) -> pd.Series:
+    listed = read_text_table(file, ("path", "hide")).dropna(subset=["path", "hide"])
+    known = listed.set_index("path")["hide"]
     if known.index.has_duplicates:
         raise ValueError(f"{file} lists {known.index[known.index.duplicated()][0]} more than once")
-    unknown = sorted(set(files) - set(known.index))
-    if unknown:
+    if unknown := sorted(set(files) - set(known.index)):
         raise ValueError(f"{file} gives no hide for {len(unknown)} images, the first is {unknown[0]}")
     return files.map(known)
 
 
-def digest(file: str | Path) -> str:
-    """SHA-256 of a file's content, as hexadecimal text."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+def read_text_table(file: Path, columns: Sequence[str], *, advice: str = "Add it.") -> pd.DataFrame:
+    """A CSV file as text: hides 01 and 1 are two, a class may be called None; an empty cell is missing."""
+    try:  # spreadsheets put a mark before the first column's name, hence -sig
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read as a table ({error}). {advice}") from error
+    if missing := sorted(set(columns) - set(table.columns)):
+        raise ValueError(f"{file} has no column {missing}; expected {', '.join(columns)}. {advice}")
+    return table
 
 
 def digests(files: Iterable[str]) -> list[str]:
-    """`digest` of each file, many at a time."""
+    """SHA-256 of each file's content, as hexadecimal text."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(digest, files))
+        return list(pool.map(file_digest, files))
 
 
 def picture_identities(table: pd.DataFrame) -> list[str]:
@@ -187,20 +171,14 @@ def picture_identities(table: pd.DataFrame) -> list[str]:
 
 
 def write_image_list(table: pd.DataFrame, file: Path) -> Path:
-    """Writes the list of all pictures that the other notebooks read, see `read_image_list`.
-
-    Args:
-        table: Rows with ``file``, ``digest``, ``label``, ``group``, ``copy_of`` and ``unreadable`` (bool); unreadable
-            ones have no group and no copy_of.
-        file: Usually ``reports/eda/images.csv``.
-    """
+    """Writes a table that also has ``unreadable`` (bool); unreadable pictures have no group and no copy_of."""
     with whole_file(file) as stream:
         table.rename(columns={"group": "hide"})[list(COLUMNS)].to_csv(stream, index=False, lineterminator="\n")
     return Path(file)
 
 
 def write_hides(table: pd.DataFrame, file: Path) -> Path:
-    """Writes a template of ``hides.csv``, to be corrected and put beside the class folders: path, label, hide."""
+    """Writes the hides of a table as a template of ``hides.csv``, to be corrected and put beside the class folders."""
     known = table.dropna(subset=["group"])[["file", "label", "group"]]
     with whole_file(file) as stream:
         known.set_axis(["path", "label", "hide"], axis=1).to_csv(stream, index=False, lineterminator="\n")
@@ -208,34 +186,52 @@ def write_hides(table: pd.DataFrame, file: Path) -> Path:
 
 
 def read_image_list(root: Path, file: Path) -> pd.DataFrame:
-    """The readable pictures of a folder of classes, as notebook 2.0 saw them: with group, copy_of and digest.
+    """The readable pictures of `index_images` with ``group``, ``copy_of`` and ``digest``, as notebook 2.0 found them.
 
-    Args:
-        root: As for `index_images`.
-        file: Of `write_image_list`.
-
-    Raises:
-        FileNotFoundError: If the list or the folder is missing.
-        ValueError: If a picture is new, missing or changed, has another label or hide, or the list lacks a column.
+    Raises ValueError if a picture is new, missing or changed, has another label or hide, or the list lacks a column;
+    FileNotFoundError if there is no list.
     """
-    name, advice = paths.relative(file), "Run 2.0-EDA-Leather-Defect-dataset.ipynb on these pictures first."
     if not Path(file).is_file():
-        raise FileNotFoundError(f"no list of pictures {name}. {advice}")
-    listed = pd.read_csv(file, dtype={"unreadable": bool} | dict.fromkeys(COLUMNS[:-1], str))
-    if missing := set(COLUMNS) - set(listed.columns):
-        raise ValueError(f"{name} has no column {sorted(missing)}. {advice}")
+        raise FileNotFoundError(f"no list of pictures {file}. {AUDIT_FIRST}")
+    listed = read_text_table(file, COLUMNS, advice=AUDIT_FIRST).set_index("file")
     table = index_images(root)
     table["digest"] = digests(table["path"])
-    listed = listed.set_index("file")
-    was = listed.reindex(table["file"])[["digest", "label", "hide"]].reset_index(drop=True)
-    now = table[["digest", "label"]].assign(hide=table["group"] if "group" in table else was["hide"])
-    unfit = (now != was).any(axis=1) & ~listed["unreadable"].reindex(table["file"]).eq(True).to_numpy()
+    was = listed.reindex(table["file"]).reset_index(drop=True)
+    readable = was["unreadable"] != "True"
+    unfit = (table[["digest", "label"]] != was[["digest", "label"]]).any(axis=1)
+    unfit |= readable & (was["copy_of"].isna() | (table.get("group", was["hide"]) != was["hide"]))
     changed = [*table.loc[unfit, "file"], *sorted(set(listed.index) - set(table["file"]))]
     if changed:
         raise ValueError(
-            f"{name} does not fit the pictures in {paths.relative(root)}: {len(changed)} are new, missing, changed or "
-            f"have another label or hide, the first is {changed[0]}. {advice}"
+            f"{file} does not fit the pictures in {root}: {len(changed)} are new, missing, changed or "
+            f"have another label or hide, the first is {changed[0]}. {AUDIT_FIRST}"
         )
-    rows = listed.loc[table["file"], ["hide", "copy_of", "unreadable"]].reset_index(drop=True)
-    table = table.assign(group=rows["hide"], copy_of=rows["copy_of"])
-    return table[~rows["unreadable"]].reset_index(drop=True)
+    return table.assign(group=was["hide"], copy_of=was["copy_of"])[readable].reset_index(drop=True)
+
+
+def index_mvtec(root: Path, category: str = "leather") -> pd.DataFrame:
+    """The table of one category of MVTec AD's folder: ``path``, ``file``, ``part`` (train, test), ``defect``, ``mask``.
+
+    ``defect`` is ``good`` or the defect's folder; ``mask`` is the ground truth's path, empty for good images.
+
+    Raises FileNotFoundError if images for training or test, or the mask of an anomalous image, are missing.
+    """
+    home = Path(root) / category
+    rows = []
+    for part, pattern in (("train", "good/*"), ("test", "*/*")):
+        for path in sorted((home / part).glob(pattern)):
+            if not is_picture(path):
+                continue
+            defect = path.parent.name
+            mask = "" if defect == "good" else str(home / "ground_truth" / defect / f"{path.stem}_mask.png")
+            if mask and not Path(mask).is_file():
+                raise FileNotFoundError(f"{path} has no ground truth; expected {mask}")
+            rows.append((str(path), path.relative_to(home).as_posix(), part, defect, mask))
+    table = pd.DataFrame(rows, columns=["path", "file", "part", "defect", "mask"])
+    for part in ("train", "test"):
+        if not (table["part"] == part).any():
+            raise FileNotFoundError(
+                f"no images below {home / part}. Expected MVTec AD's layout: {category}/train/good, "
+                f"{category}/test/<defect>, {category}/ground_truth/<defect>. {MVTEC_ADVICE}"
+            )
+    return table

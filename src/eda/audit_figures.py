@@ -1,4 +1,4 @@
-"""Figures of the audit: copies, hides, and how far plain colour gets. Tables and arrays in, a Figure out."""
+"""Figures of the audit: copies, hides, and how far plain colour gets. ``name`` is the data set, for titles."""
 
 from __future__ import annotations
 
@@ -11,95 +11,44 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..data.tables import order_classes
-from ..style import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, bare, readable, set_title
+from ..data.tables import Classes, order_classes
+from ..style import NEUTRAL, STYLE, WIDTH, readable, set_title
+from .figures import draw_bars, plot_strips
+
+Counts = Mapping[str, Mapping[str, int]]  # hide: class: images, as in ``hide_groups`` of audit.json
 
 
 @mpl.rc_context(STYLE)
 def plot_copies(table: pd.DataFrame, *, name: str) -> Figure:
-    """Files of each class: distinct pictures, byte-for-byte copies and changed copies of an earlier file.
-
-    Args:
-        table: `src.eda.audit.Audit.table`.
-        name: The data set, for the title.
-    """
+    """Files of each class: distinct pictures, byte-for-byte and changed copies of an earlier one. Of `Audit.table`."""
     kinds = pd.crosstab(table["label"], table["copy_kind"])
-    kinds = kinds.reindex(
-        index=list(order_classes(table["label"])), columns=["distinct", "exact", "changed"], fill_value=0
-    )
+    kinds = kinds.reindex(order_classes(table["label"])).reindex(columns=["distinct", "exact", "changed"], fill_value=0)
+    copies = int(kinds[["exact", "changed"]].to_numpy().sum())
+    kinds.columns = ["distinct pictures", "byte-for-byte copies", "changed copies"]
     figure, axis = plt.subplots(figsize=(WIDTH, 0.42 * len(kinds) + 1.5))
-    left = np.zeros(len(kinds))
-    texts = {"distinct": "distinct pictures", "exact": "byte-for-byte copies", "changed": "changed copies"}
-    for (kind, text), colour in zip(texts.items(), (NORMAL, DEFECT, "#7A3410"), strict=True):
-        axis.barh([readable(c) for c in kinds.index], kinds[kind], left=left, color=colour, height=0.66, label=text)
-        left += kinds[kind].to_numpy()
-    for row, (distinct, exact, changed) in enumerate(kinds.to_numpy()):
-        axis.text(left[row] + left.max() * 0.01, row, f"{distinct} + {exact} + {changed}", va="center")
-    axis.invert_yaxis()
+    draw_bars(axis, kinds, [" + ".join(map(str, row)) for row in kinds.to_numpy()])
     axis.set_xlabel("files")
-    axis.margins(x=0.16)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False)
-    total = kinds.to_numpy().sum()
-    copies = int(kinds["exact"].sum() + kinds["changed"].sum())
-    set_title(figure, f"{name}: {copies:,} of {total:,} files are copies of another file of the set")
+    set_title(figure, f"{name}: {copies:,} of {len(table):,} files are copies of another file of the set")
     return figure
 
 
-@mpl.rc_context(STYLE)
-def plot_hides(
-    pictures: Mapping[str, Sequence[np.ndarray]],
-    classes_per_group: Mapping[str, Mapping[str, int]],
-    *,
-    name: str,
-    source: str,
-) -> Figure:
-    """One strip of pictures a hide, with its images by class: whoever looks can judge the grouping.
-
-    Args:
-        pictures: Hide to uint8 arrays of shape (side, side, 3), e.g. by `describe.example_pictures`.
-        classes_per_group: From ``hide_groups`` of audit.json.
-        name: The data set, for the title.
-        source: What the hides were told apart by, for the title.
-    """
-    columns = max(map(len, pictures.values()))
-    tile, text = 0.44, 2.75  # inches
-    figure, axes = plt.subplots(
-        len(pictures), columns, squeeze=False, figsize=(text + tile * columns, (tile + 0.05) * len(pictures) + 0.5)
-    )
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0)
-    for row, (hide, strip) in zip(axes, pictures.items(), strict=True):
-        for axis, picture in zip(row, strip, strict=False):
-            axis.imshow(picture)
-        counts = classes_per_group[hide]
-        lines = [f"{readable(label)} {count}" for label, count in counts.items()]
-        lines = [", ".join(lines[i : i + 2]) for i in range(0, len(lines), 2)]
-        row[0].text(
-            -0.15,
-            0.5,
-            f"{hide}: {sum(counts.values())}\n" + "\n".join(lines),
-            transform=row[0].transAxes,
-            ha="right",
-            va="center",
-            fontsize=6.5,
-            linespacing=1.05,
-        )
-    bare(axes)
-    set_title(figure, f"{name}: {len(pictures)} hides, by {source}")
-    return figure
+def plot_hides(pictures: Mapping[str, Sequence[np.ndarray]], counts: Counts, *, name: str, source: str) -> Figure:
+    """A strip of pictures a hide, so that whoever looks can judge the grouping; ``source``: what it rests on."""
+    captions = {
+        hide: f"{hide}: {sum(classes.values()):,} images of {', '.join(classes)}" for hide, classes in counts.items()
+    }
+    return plot_strips(pictures, captions, title=f"{name}: {len(pictures)} hides, by {source}")
 
 
 @mpl.rc_context(STYLE)
-def plot_classes_per_hide(
-    classes_per_group: Mapping[str, Mapping[str, int]], *, class_names: tuple[str, ...], name: str
-) -> Figure:
+def plot_classes_per_hide(counts: Counts, classes: Classes, *, name: str) -> Figure:
     """Images of each class on each hide: a class that keeps to hides of its own can be told by them."""
-    counts = pd.DataFrame(classes_per_group).reindex(list(class_names)).fillna(0).astype(int)
-    figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
-    shares = counts.div(counts.sum(axis=1), axis=0)
-    labels = counts.astype(str).where(counts > 0, "")
+    table = pd.DataFrame(counts).reindex(list(classes.names)).fillna(0).astype(int)
+    size = max(WIDTH, 0.3 * table.shape[1] + 2.5), 0.4 * len(table) + 1.2
+    figure, axis = plt.subplots(figsize=size)
     sns.heatmap(
-        shares,
-        annot=labels,
+        table.div(table.sum(axis=1), axis=0),
+        annot=table.astype(str).where(table > 0, ""),
         fmt="",
         cmap="Blues",
         vmin=0,
@@ -107,34 +56,29 @@ def plot_classes_per_hide(
         linewidths=0.5,
         annot_kws={"size": 7.5},
         cbar_kws={"label": "share of the class"},
-        yticklabels=[readable(label) for label in counts.index],
-        xticklabels=[hide.removeprefix("hide_") for hide in counts.columns],
+        yticklabels=[readable(label) for label in table.index],
+        xticklabels=[hide.removeprefix("hide_") for hide in table],
     )
     axis.set_xlabel("hide")
-    axis.tick_params(axis="both", rotation=0)
-    alone = int((counts.gt(0).sum() == 1).sum())
-    set_title(figure, f"{name}: {alone} of {counts.shape[1]} hides show one class only")
+    axis.tick_params(axis="both", rotation=0, length=0)
+    alone = int((table.gt(0).sum() == 1).sum())
+    set_title(figure, f"{name}: {alone} of {table.shape[1]} hides show one class only")
     return figure
 
 
 @mpl.rc_context(STYLE)
 def plot_shortcut(baseline: Mapping[str, Mapping[str, float]], *, name: str) -> Figure:
-    """The colour-only forest on both splits. ``baseline``: from `audit.colour_only_baseline`."""
-    panels = {
-        "accuracy": ("accuracy, all classes", baseline["random"]["chance"]),
-        "auroc": ("AUROC, defective or not", 0.5),
-    }
+    """The colour-only forest on each split, from `audit.colour_only_baseline`, beside chance."""
     texts = {"random": "tiles at random\n(80/20", "hide": "hides apart\n(5 folds"}
-    splits = {split: f"{texts[split]}, n = {figures['n']:,})" for split, figures in baseline.items()}
+    rows = [f"{texts[split]}, n = {values['n']:,})" for split, values in baseline.items()]
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
-    for axis, (key, (text, chance)) in zip(axes, panels.items(), strict=True):
-        values = [baseline[split][key] for split in splits]
-        bars = axis.bar(list(splits.values()), values, color=[DEFECT, NORMAL][: len(values)], width=0.55)
-        axis.bar_label(bars, [f"{value:.4f}" for value in values], padding=3)
-        axis.axhline(chance, color=NEUTRAL, linestyle="--", linewidth=1)
-        axis.text(
-            0.5 * (len(values) - 1), chance + 0.01, "chance", color=NEUTRAL, ha="center", va="bottom", fontsize=8.5
-        )
-        axis.set(ylim=(0, 1.1), title=text)
+    for axis, (key, title) in zip(axes, (("accuracy", "Accuracy"), ("auroc", "AUROC, defective or not")), strict=True):
+        values = [result[key] for result in baseline.values()]
+        axis.bar_label(axis.bar(rows, values, color=NEUTRAL, width=0.55), [f"{v:.4f}" for v in values], padding=3)
+        for place, result in enumerate(baseline.values()):
+            chance = result["chance"] if key == "accuracy" else 0.5
+            axis.plot([place - 0.38, place + 0.38], [chance] * 2, "--", color="#111418", linewidth=1, label="chance")
+        axis.set(ylim=(0, 1.1), title=title)
+        axis.legend(*(part[:1] for part in axis.get_legend_handles_labels()), loc="upper right", frameon=False)
     set_title(figure, f"{name}: what six colour numbers reach, without any texture")
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from ..data.pictures import load_image
+from .describe import in_threads
 
 SIDE = 64  # pixels that pictures are compared at
 SMOOTH = 4.0  # standard deviation in these pixels; what is smoother (uneven light) is not compared
@@ -23,17 +23,12 @@ COARSE = 8  # pixels a side of the coarse colours
 BLOCK = 512  # pictures compared at a time
 
 
-def near_duplicates(table: pd.DataFrame, *, threshold: float = NEAR, progress: bool = True) -> pd.DataFrame:
+def near_duplicates(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
     """Pairs of pictures that are the same but for recompression, size, flips and quarter turns.
 
     Textures, grey at 64 x 64 px without their smooth part, are compared by normalised cross-correlation in all eight
-    orientations. Pairs that reach the threshold must also agree in their colours at 8 x 8 px, in the orientation that
-    fits best. A picture without any texture is like no other.
-
-    Args:
-        table: Rows with ``path`` and ``file``; all must be readable.
-        threshold: Lowest correlation of a pair, in (0, 1].
-        progress: Show a progress bar.
+    orientations. Pairs that reach `NEAR` must also agree in their colours at 8 x 8 px, in the orientation that fits
+    best. A picture without any texture is like no other.
 
     Returns:
         One row a pair: ``first`` and ``second`` (files, in the table's order) and ``correlation``, highest first.
@@ -41,16 +36,15 @@ def near_duplicates(table: pd.DataFrame, *, threshold: float = NEAR, progress: b
     Raises:
         UnreadableImageError: If a picture cannot be decoded.
     """
-    with ThreadPoolExecutor() as pool:
-        reading = tqdm(pool.map(_views, table["path"]), total=len(table), desc="textures", disable=not progress)
-        textures, colours = (np.stack(views) for views in zip(*reading, strict=True))
+    views = in_threads(_views, table["path"], name="textures", progress=progress)
+    textures, colours = (np.stack(parts) for parts in zip(*views, strict=True))
     flat = textures.reshape(len(textures), -1)  # (n, side * side)
     files, pairs = table["file"].to_numpy(), []
     for start in tqdm(range(0, len(flat), BLOCK), desc="comparing", disable=not progress):
         turned = _orientations(textures[start : start + BLOCK])
         correlation = np.stack([view.reshape(len(view), -1) @ flat.T for view in turned])  # (8, block, n)
         best = correlation.max(axis=0)
-        for row, j in zip(*np.nonzero(best >= threshold), strict=True):
+        for row, j in zip(*np.nonzero(best >= NEAR), strict=True):
             i = start + row
             if j <= i:
                 continue  # each pair once, no picture with itself

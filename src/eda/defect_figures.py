@@ -9,103 +9,77 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from ..style import DEFECT, NORMAL, STYLE, TRUTH, WIDTH, bare, set_title
-from .figures import bars, log_axis, picture_grid, strips
-
-REGIONS = ("#E8B89D", DEFECT, "#7A3410")  # one, two, three or more regions
+from ..style import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, plot_pictures, readable, set_title
+from .figures import draw_bars, draw_points, use_log_axis
 
 
 @mpl.rc_context(STYLE)
-def plot_mvtec_counts(counts: pd.DataFrame, *, name: str) -> Figure:
-    """Images of each split and type as bars, from `describe.count_mvtec`."""
-    stacked = counts.T.stack()  # (split, type): images
-    stacked = stacked[stacked > 0]
-    stacked.index = [f"{part}/{defect}" for part, defect in stacked.index]
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.36 * len(stacked) + 1.1))
-    bars(axis, stacked, colours=[_colour(label) for label in stacked.index])
+def plot_counts(counts: pd.DataFrame, *, name: str) -> Figure:
+    """Images of each split and type as bars, from `defects.count_images`."""
+    images = counts.T.stack()  # (split, type): images
+    images = images[images > 0]
+    images.index = [f"{part}/{defect}" for part, defect in images.index]
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.36 * len(images) + 1.1))
+    draw_bars(axis, images.to_frame(), [f"{count:,}" for count in images], colours=[_colours(images.index)])
     train, test = counts[["train", "test"]].sum()
     set_title(figure, f"{name}: {train:,} training and {test:,} test images")
     return figure
 
 
 @mpl.rc_context(STYLE)
-def plot_mvtec_brightness(described: pd.DataFrame, *, name: str) -> Figure:
+def plot_brightness(described: pd.DataFrame, *, name: str) -> Figure:
     """Brightness and contrast of each image by split and type, from `describe.describe_images` of an MVTec table."""
     shown = described.dropna(subset=["brightness"])
-    kinds = shown["part"] + "/" + shown["defect"]
-    labels = sorted(kinds.unique(), key=lambda kind: (not kind.startswith("train"), not kind.endswith("/good"), kind))
-    colours = [_colour(label) for label in labels]
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.45 * len(labels) + 1.5), sharey=True)
-    for axis, column in zip(axes, ("brightness", "contrast"), strict=True):
-        strips(axis, [shown.loc[kinds == label, column].to_numpy() for label in labels], labels, colours)
-        axis.set(title=f"{column.capitalize()} of the whole picture, median marked", xlabel="grey levels")
+    kinds = dict(list(shown.groupby(shown["part"] + "/" + shown["defect"])))
+    order = sorted(kinds, key=lambda kind: (not kind.startswith("train"), not kind.endswith("/good"), kind))
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.45 * len(order) + 1.5), sharey=True)
+    titles = {"brightness": "Brightness of the whole picture", "contrast": "Contrast of the whole picture"}
+    draw_points(axes, {kind: kinds[kind] for kind in order}, titles, _colours(order))
+    for axis in axes:
+        axis.set_xlabel("grey levels, median marked")
     set_title(figure, f"{name}: brightness and contrast of {len(shown):,} images")
     return figure
 
 
-@mpl.rc_context(STYLE)
-def plot_defect_examples(
+def _colours(kinds: Sequence[str]) -> list[str]:
+    return [NORMAL if kind.endswith("/good") else DEFECT for kind in kinds]
+
+
+def plot_examples(
     pictures: Mapping[str, Sequence[np.ndarray]], masks: Mapping[str, Sequence[np.ndarray]], *, name: str
 ) -> Figure:
-    """A normal picture, a defective one and the same with its mask's outline, one column a type of defect.
+    """For each type of defect a normal picture, a defective one and the same with the outline of its mask.
 
     Args:
-        pictures: From `describe.example_pictures`, with ``good`` among the types; arrays (side, side, 3), uint8.
-        masks: From `describe.example_masks` for the same pictures; arrays (side, side) in [0, 1].
+        pictures: From `describe.example_pictures` by ``defect``, with ``good``.
+        masks: From `defects.defect_shares` of the same side; the first of each type is that of the first picture.
         name: The data set.
     """
-    defects = [label for label in pictures if label != "good"]
-    figure, axes = picture_grid(3, defects)
-    for number, (column, label) in enumerate(zip(axes.T, defects, strict=True)):
-        column[0].imshow(pictures["good"][number % len(pictures["good"])])
-        column[1].imshow(pictures[label][0])
-        column[2].imshow(pictures[label][0])
-        if masks[label][0].max() > 0.5:
-            column[2].contour(masks[label][0], levels=[0.5], colors=TRUTH, linewidths=1.6)
-    for axis, label in zip(axes[:, 0], ("normal", "defective", "with outline"), strict=True):
-        axis.set_ylabel(label)
-    bare(axes)
-    set_title(figure, f"{name}: defects beside normal pictures, one of each type")
-    return figure
+    shown, captions, outlines = [], [], []
+    for number, (defect, (mask, *_)) in enumerate(masks.items()):
+        good, picture = pictures["good"][number % len(pictures["good"])], pictures[defect][0]
+        shown += [good, picture, picture]
+        captions += ["normal", readable(defect), "with outline"]
+        outlines += [np.zeros_like(mask), np.zeros_like(mask), mask]
+    return plot_pictures(shown, captions, title=f"{name}: a defect of each type beside normal", outlines=outlines)
 
 
 @mpl.rc_context(STYLE)
 def plot_defect_area(defects: pd.DataFrame, *, name: str) -> Figure:
-    """Area of every defect in % of its picture, log axis, and the number of its regions, by type.
+    """Area of every defect in % of its picture and the number of its regions, by type, from `defects.describe_defects`.
 
     Pictures whose mask is empty have no place on a log axis; the title says how many there are.
     """
     shown = defects[defects["area"] > 0]
-    figure, axes = _strips_by_type(shown, {"area_percent": "Defective area, median marked"})
+    regions = shown["regions"].clip(upper=3).map({1: "one", 2: "two", 3: "three or more"})
+    counts = pd.crosstab(shown["defect"], regions).reindex(columns=["one", "two", "three or more"], fill_value=0)
+    counts.index = [f"{defect} (n = {count})" for defect, count in counts.sum(axis=1).items()]
+    figure, axes = _two_panels(shown, {"area_percent": "Defective area, median marked"})
     axes[0].set_xlabel("share of the picture")
-    log_axis(axes[0], "{:g} %")
-    regions = pd.crosstab(shown["defect"], shown["regions"].clip(upper=len(REGIONS)))
-    ends = regions.cumsum(axis=1)
-    for number in regions.columns:
-        label = f"{number} or more" if number == len(REGIONS) else f"{number}"
-        axes[1].barh(
-            range(len(regions)),
-            regions[number],
-            left=ends[number] - regions[number],
-            color=REGIONS[number - 1],
-            height=0.6,
-            label=label,
-        )
-    axes[1].set(title="Regions in a mask", xlabel="pictures")
-    axes[1].xaxis.set_major_locator(MaxNLocator(steps=(1, 2, 5, 10), integer=True))
-    axes[1].legend(
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        borderaxespad=0.6,
-        borderpad=0,
-        frameon=False,
-        fontsize=9,
-        ncols=len(REGIONS),
-        handlelength=1,
-        columnspacing=1.2,
-    )
+    use_log_axis(axes[0], "{:g} %")
+    draw_bars(axes[1], counts, [" + ".join(map(str, row)) for row in counts.to_numpy()])
+    axes[1].set(title="Regions", xlabel="pictures")
     empty = len(defects) - len(shown)
     set_title(figure, f"{name}: size of the defects, n = {len(shown)} masks" + (f" ({empty} empty)" if empty else ""))
     return figure
@@ -116,49 +90,35 @@ def plot_defect_comparison(defects: pd.DataFrame, *, name: str) -> Figure:
     """Brightness and contrast inside every defect against its surroundings, by type."""
     shown = defects.dropna(subset=["brightness_difference", "contrast_ratio"])
     shown = shown[shown["contrast_ratio"] > 0]
-    figure, axes = _strips_by_type(
-        shown,
-        {"brightness_difference": "Brightness, inside minus around", "contrast_ratio": "Contrast, inside by around"},
-    )
+    titles = {
+        "brightness_difference": "Brightness, inside minus around",
+        "contrast_ratio": "Contrast, inside by around",
+    }
+    figure, axes = _two_panels(shown, titles)
     for axis, same in zip(axes, (0, 1), strict=True):
-        axis.axvline(same, color="#4A525C", linewidth=1, linestyle="--", zorder=1)
+        axis.axvline(same, color=NEUTRAL, linewidth=1, linestyle="--", zorder=1)
     axes[0].set_xlabel("grey levels (0: as bright)")
-    log_axis(axes[1], "{:g}×")
+    use_log_axis(axes[1], "{:g}×")
     axes[1].set_xlabel("ratio (1: as rough)")
     set_title(figure, f"{name}: defects against their surroundings, n = {len(shown)} masks")
     return figure
 
 
-@mpl.rc_context(STYLE)
-def plot_defect_positions(maps: Mapping[str, np.ndarray], counts: pd.Series, *, name: str) -> Figure:
-    """Where the defects of each type lie, one map a type on one scale.
-
-    Args:
-        maps: From `describe.map_positions`, arrays (side, side) in [0, 1].
-        counts: Pictures of each type.
-        name: The data set.
-    """
-    figure, axes = picture_grid(1, [f"{label}\nn = {counts[label]}" for label in maps], margin=0.9)
-    top = 100 * max(heat.max() for heat in maps.values())
-    for axis, heat in zip(axes[0], maps.values(), strict=True):
-        drawn = axis.imshow(100 * heat, cmap="magma", vmin=0, vmax=top or 1)
-    bare(axes)
-    beside = axes[0, -1].inset_axes((1.05, 0, 0.06, 1))  # as high as the map, unlike a bar with room of its own
-    figure.colorbar(drawn, cax=beside, label="% of pictures\ndefective there")
-    set_title(figure, f"{name}: where the defects lie, n = {counts[list(maps)].sum()} masks")
-    return figure
-
-
-def _strips_by_type(defects: pd.DataFrame, columns: Mapping[str, str]) -> tuple[Figure, np.ndarray]:
-    """Two panels with a row a type, and in the first ones the points of one column each, with its title."""
-    groups = dict(list(defects.groupby("defect")))
-    names = [f"{label} (n = {len(rows)})" for label, rows in groups.items()]
+def _two_panels(defects: pd.DataFrame, titles: Mapping[str, str]) -> tuple[Figure, np.ndarray]:
+    """Two panels with a row a type, and the points of one column in each of the first."""
+    groups = {f"{defect} (n = {len(rows)})": rows for defect, rows in defects.groupby("defect")}
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.5 * len(groups) + 1.6), sharey=True)
-    for axis, (column, title) in zip(axes, columns.items(), strict=False):
-        strips(axis, [rows[column].to_numpy() for rows in groups.values()], names, [DEFECT] * len(names))
-        axis.set_title(title)
+    draw_points(axes[: len(titles)], groups, titles, [DEFECT] * len(groups))
     return figure, axes
 
 
-def _colour(label: str) -> str:
-    return NORMAL if label.endswith("/good") else DEFECT
+def plot_defect_positions(masks: Mapping[str, Sequence[np.ndarray]], *, name: str) -> Figure:
+    """Where the defects of each type lie, one map a type on one scale, from `defects.defect_shares`."""
+    maps = [100 * np.mean(shares, axis=0) for shares in masks.values()]
+    captions = [f"{readable(defect)}\nn = {len(shares)}" for defect, shares in masks.items()]
+    title = f"{name}: where the defects lie, n = {sum(map(len, masks.values()))} masks"
+    figure = plot_pictures(maps, captions, title=title)
+    for axis in figure.axes[: len(maps)]:
+        axis.images[0].set(cmap="magma", clim=(0, max(np.max(maps), 1)))
+    figure.colorbar(axis.images[0], ax=figure.axes, label="% of pictures defective there")
+    return figure

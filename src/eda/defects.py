@@ -8,50 +8,25 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from scipy import ndimage
+from sklearn.metrics import roc_auc_score
 
 from ..config import paths
 from ..data.pictures import load_image, load_mask
-from .describe import even_steps, in_threads
+from ..data.tables import MVTEC_ADVICE
+from .describe import in_threads
 
 AROUND = 0.05  # width of the frame around a defect that it is compared with, as a share of the picture's longer side
 
 
-def example_masks(table: pd.DataFrame, *, number: int, side: int = 256) -> dict[str, list[np.ndarray]]:
-    """The ground truth of the pictures that `example_pictures` chooses from the same table by ``defect``.
-
-    Returns:
-        Type of defect to arrays of shape (side, side), float in [0, 1]: how much of a pixel is defective. All 0 for
-        good pictures.
-    """
-    return {
-        name: [_read_share(row, side) for row in rows.itertuples()]
-        for name, rows in even_steps(table, number, "defect")
-    }
-
-
-def _read_mask(row: tuple) -> tuple[Image.Image, np.ndarray]:
-    picture = load_image(row.path)
-    return picture, load_mask(row.mask, size=picture.size)
-
-
-def _read_share(row: tuple, side: int) -> np.ndarray:
-    mask = Image.fromarray(_read_mask(row)[1].astype(np.float32))
-    return np.asarray(ImageOps.fit(mask, (side, side), method=Image.Resampling.BOX))
-
-
-def find_mvtec_categories(root: Path) -> list[str]:
-    """Names of the categories below an MVTec AD folder, ``leather`` first; none, with a line how to get it, without."""
-    root = Path(root)
-    names = {folder.parents[1].name for folder in root.glob("*/train/good")}
+def find_categories(root: Path) -> list[str]:
+    """Names of the categories below an MVTec AD folder, ``leather`` first; none, and how to get them, without."""
+    names = {folder.parents[1].name for folder in Path(root).glob("*/train/good")}
     if not names:
-        print(
-            f"MVTec AD is left out: {paths.relative(root)} has no category with train/good. Run "
-            "1.0.download-datasets.ipynb with a source that has it (drive, sample, or MVTEC_LOCAL)."
-        )
+        print(f"{paths.relative(root)} has no category with train/good, so nothing is shown. {MVTEC_ADVICE}")
     return sorted(names, key=lambda name: (name != "leather", name))
 
 
-def count_mvtec(table: pd.DataFrame) -> pd.DataFrame:
+def count_images(table: pd.DataFrame) -> pd.DataFrame:
     """Images of each type (rows: ``good`` first, then defects by name) in ``train`` and ``test`` (columns)."""
     counts = pd.crosstab(table["defect"], table["part"])
     order = sorted(counts.index, key=lambda name: (name != "good", name))
@@ -59,45 +34,31 @@ def count_mvtec(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def separate_by_brightness(described: pd.DataFrame) -> pd.Series:
-    """How well brightness alone tells each type of defect from the good test pictures of an MVTec table.
+    """AUROC of brightness alone for each type of defect against the good test pictures, in [0, 1].
 
-    Args:
-        described: From `describe_images`.
-
-    Returns:
-        AUROC of brightness for each type, in [0, 1]: 0.5 if it says nothing, 1 if every defective picture is brighter
-        than every good one, 0 if darker. Far from 0.5, the light of the photographs gives the answer away.
-
-    Raises:
-        ValueError: If there is no readable good picture in ``test``.
+    0.5 says nothing, 1 that every defective picture is brighter than every good one, 0 darker. Far from 0.5, the light
+    of the photographs gives the answer away. Raises ValueError without a readable good picture in ``test``.
     """
     test = described[(described["part"] == "test") & described["brightness"].notna()]
-    good = test.loc[test["defect"] == "good", "brightness"]
-    if good.empty:
+    good = test["defect"] == "good"
+    if not good.any():
         raise ValueError("no readable good picture in test to compare with")
-    groups = test[test["defect"] != "good"].groupby("defect")["brightness"]
-    return groups.agg(lambda values: _share_higher(values, good)).rename("auroc_of_brightness")
-
-
-def _share_higher(values: pd.Series, others: pd.Series) -> float:
-    """The share of pairs in which the value is higher, ties count half: the area under the ROC curve."""
-    return float(np.mean((np.sign(values.to_numpy()[:, None] - others.to_numpy()) + 1) / 2))
+    areas = {}
+    for name, rows in test[~good].groupby("defect"):
+        both = pd.concat([test[good], rows])
+        areas[name] = roc_auc_score(both["defect"] == name, both["brightness"])
+    return pd.Series(areas, name="auroc_of_brightness").rename_axis("defect")
 
 
 def describe_defects(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
-    """What the masks say about each defective image of an MVTec table, one row an image.
+    """``file`` and ``defect`` of each defective image of an MVTec table, with what its mask says:
 
-    Brightness and contrast (mean and standard deviation of grey) are taken inside the mask and in a frame around it
-    that is ``AROUND`` of the picture wide: neighbours share the light, so drift between pictures does not count.
+    ``area``: pixels; ``area_percent``: of the picture; ``regions``: parts that do not touch, not even by a corner;
+    ``brightness_difference``: inside minus around, grey levels; ``contrast_ratio``: inside by around. Around is a frame
+    `AROUND` of the picture wide: neighbours share the light, so drift between pictures does not count. The last two
+    are NaN if the mask is empty or all there is.
 
-    Returns:
-        ``file``, ``defect``; ``area``: pixels; ``area_percent``: of the picture, in [0, 100]; ``regions``: parts of
-        the mask that do not touch, not even by a corner; ``brightness_difference``: inside minus around, grey levels;
-        ``contrast_ratio``: inside by around, 1 if equal. The last two are NaN if the mask is empty or all there is.
-
-    Raises:
-        ValueError: If no image is defective, or a mask's size is not its image's.
-        UnreadableImageError: If an image or a mask cannot be decoded.
+    Raises ValueError if no image is defective, or a mask's size is not its image's.
     """
     table = table[table["defect"] != "good"]
     if table.empty:
@@ -107,7 +68,8 @@ def describe_defects(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFr
 
 
 def _describe_defect(row: tuple) -> dict[str, float]:
-    picture, mask = _read_mask(row)
+    picture = load_image(row.path)
+    mask = load_mask(row.mask, size=picture.size)
     grey = np.asarray(picture.convert("L"), dtype=np.float32)
     reach = max(1, round(AROUND * max(mask.shape)))
     around = ndimage.maximum_filter(mask, size=2 * reach + 1, mode="constant") & ~mask
@@ -124,20 +86,16 @@ def _describe_defect(row: tuple) -> dict[str, float]:
 
 def compare_defects(defects: pd.DataFrame) -> pd.DataFrame:
     """Images and medians of each type of defect, from `describe_defects`; units as there."""
-    columns = ["area", "area_percent", "regions", "brightness_difference", "contrast_ratio"]
     groups = defects.groupby("defect")
-    return pd.concat([groups.size().rename("images"), groups[columns].median().add_prefix("median_")], axis=1)
+    medians = groups.median(numeric_only=True).add_prefix("median_")
+    return pd.concat([groups.size().rename("images"), medians], axis=1)
 
 
-def map_positions(table: pd.DataFrame, *, side: int = 64) -> dict[str, np.ndarray]:
-    """Where the defects of each type lie.
-
-    Returns:
-        Type of defect to an array of shape (side, side), float in [0, 1]: the share of that type's pictures that are
-        defective there, with every picture brought to the same square.
-    """
-    anomalous = table[table["defect"] != "good"]
-    return {
-        name: np.mean([_read_share(row, side) for row in rows.itertuples()], axis=0)
-        for name, rows in anomalous.groupby("defect")
-    }
+def defect_shares(table: pd.DataFrame, *, side: int) -> dict[str, list[np.ndarray]]:
+    """The masks of each type's pictures: how much of a pixel is defective, (side, side) in [0, 1], middle squares."""
+    shares = {}
+    for row in table[table["defect"] != "good"].itertuples():
+        mask = Image.fromarray(load_mask(row.mask, size=load_image(row.path).size).astype(np.float32))
+        share = ImageOps.fit(mask, (side, side), method=Image.Resampling.BOX)
+        shares.setdefault(row.defect, []).append(np.asarray(share))
+    return shares

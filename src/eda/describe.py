@@ -1,7 +1,6 @@
-"""Looks at data sets before anything is trained: images, classes, colours, and MVTec AD's defects as numbers.
+"""What image files are and look like: size and format, faults, brightness, contrast and colour, by class.
 
-Grey levels are 0 (black) to 255 (white) of the picture as `images.load_image` gives it, which is what a model
-sees. Figures of these tables are in `eda.figures`.
+Grey levels are 0 (black) to 255 (white) of the picture as `pictures.load_image` gives it, which is what a model sees.
 """
 
 from __future__ import annotations
@@ -27,24 +26,15 @@ COLOURS = ("red", "green", "blue")
 
 
 def describe_images(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
-    """The table with what each image file is and looks like, one row an image.
+    """The table with what each image file is and looks like, from its ``path``. New columns:
 
-    Args:
-        table: Rows with ``path``; other columns and the index are kept.
-        progress: Show a progress bar.
+    ``width``, ``height`` (pixels, upright), ``mode``, ``format`` (as stored) and ``bytes``;
+    ``brightness``, ``contrast``: mean and standard deviation of grey (Rec. 601 luma), grey levels;
+    ``red``, ``green``, ``blue``, ``red_std``, ``green_std``, ``blue_std``: the same of each channel;
+    ``problem``: what is odd, separated by semicolons. A size or mode is odd if more than half of the images have
+    another one. Only an unreadable image has no brightness.
 
-    Returns:
-        The table with these columns more:
-        ``width``, ``height``: pixels, upright (as stored if the pixels cannot be read); missing without a header.
-        ``mode``, ``format``: as stored, e.g. ``RGB`` or ``I;16``, and ``JPEG``.
-        ``bytes``: size of the file.
-        ``brightness``, ``contrast``: mean and standard deviation of grey (Rec. 601 luma), grey levels.
-        ``red``, ``green``, ``blue`` and ``red_std``, ``green_std``, ``blue_std``: the same of each channel.
-        ``problem``: what is odd, separated by semicolons; empty if nothing. A size or mode is odd if more than half
-        of the table's images have another one. Only an unreadable image has no brightness.
-
-    Raises:
-        ValueError: If the table is empty.
+    Raises ValueError if the table is empty.
     """
     if table.empty:
         raise ValueError("the table of images is empty")
@@ -55,17 +45,15 @@ def describe_images(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFra
     for what, values in (("size", _sizes(described)), ("mode", described["mode"])):
         counts = values.value_counts()
         if len(counts) and counts.iloc[0] > len(values) / 2:
-            usual = counts.index[0]
-            odd = values.notna() & (values != usual)
-            described.loc[odd, "problem"] += f"odd {what}: " + values[odd] + f", usual is {usual}; "
+            odd = values.notna() & (values != counts.index[0])
+            described.loc[odd, "problem"] += f"odd {what}: " + values[odd] + f", usual is {counts.index[0]}; "
     described["problem"] = described["problem"].str.removesuffix("; ")
     return described
 
 
 def _describe(path: Path, formats: dict[str, str]) -> dict[str, object]:
-    row = {"width": None, "height": None, "mode": None, "format": None, "bytes": None}
-    numbers = ("brightness", "contrast", *COLOURS, *(f"{name}_std" for name in COLOURS))
-    row |= dict.fromkeys(numbers, np.nan) | {"problem": ""}
+    row = {"width": None, "height": None, "mode": None, "format": None, "bytes": None, "problem": ""}
+    row |= dict.fromkeys(("brightness", "contrast", *COLOURS, *(f"{name}_std" for name in COLOURS)), np.nan)
     try:
         row["bytes"] = path.stat().st_size
         with Image.open(path) as image:
@@ -112,12 +100,24 @@ def _sizes(described: pd.DataFrame) -> pd.Series:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], *, name: str, progress: bool) -> list[Result]:
+    """The function's results for all items, in their order, with a progress bar."""
     items = list(items)
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         return list(tqdm(pool.map(function, items), total=len(items), desc=name, disable=not progress))
     finally:
         pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all the rest
+
+
+def odd_files(described: pd.DataFrame) -> pd.DataFrame:
+    """The images that have a problem: ``file``, size, ``mode``, ``format``, ``bytes`` and ``problem``."""
+    columns = ["file", "width", "height", "mode", "format", "bytes", "problem"]
+    return described.loc[described["problem"] != "", columns].reset_index(drop=True)
+
+
+def count_classes(table: pd.DataFrame) -> pd.Series:
+    """Images of each class, in the classes' order."""
+    return table["label"].value_counts().reindex(order_classes(table["label"])).rename("images")
 
 
 def count_sizes(described: pd.DataFrame) -> pd.DataFrame:
@@ -127,25 +127,10 @@ def count_sizes(described: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(all=counts.sum(axis=1)).sort_values("all", ascending=False)
 
 
-def count_classes(table: pd.DataFrame) -> pd.Series:
-    """Images of each class, in the classes' order."""
-    return table["label"].value_counts().reindex(order_classes(table["label"])).rename("images")
-
-
-def odd_files(described: pd.DataFrame) -> pd.DataFrame:
-    """The images that have a problem: ``file``, size, ``mode``, ``format``, ``bytes`` and ``problem``."""
-    columns = ["file", "width", "height", "mode", "format", "bytes", "problem"]
-    return described.loc[described["problem"] != "", columns].reset_index(drop=True)
-
-
 def class_share_of_variance(described: pd.DataFrame) -> pd.Series:
-    """How much of the differences between images goes along with their class, by brightness, contrast and colour.
+    """Share of the variance of brightness, contrast and colours that lies between the classes' means (eta squared).
 
-    The share of a column's variance that lies between the means of the classes (eta squared, the correlation ratio).
-
-    Returns:
-        One number in [0, 1] a column, no unit: 0 if all classes have the same mean, 1 if all images of a class are
-        alike and classes differ, NaN if all images are alike. Unreadable images are left out.
+    In [0, 1]: 0 if all classes have the same mean, 1 if only classes differ, NaN if all readable images are alike.
     """
     columns = ["brightness", "contrast", *COLOURS]
     readable = described.dropna(subset=columns)
@@ -153,32 +138,13 @@ def class_share_of_variance(described: pd.DataFrame) -> pd.Series:
     return between / readable[columns].var(ddof=0)
 
 
-def example_pictures(
-    table: pd.DataFrame, *, number: int, by: str = "label", side: int = 256
-) -> dict[str, list[np.ndarray]]:
-    """Pictures of every class at even steps through its files, so that nobody's taste chose them.
+def example_pictures(table: pd.DataFrame, *, by: str, number: int, side: int = 256) -> dict[str, list[np.ndarray]]:
+    """Up to ``number`` pictures (side, side, 3), uint8, for each value of a column, cut to their middle square.
 
-    Args:
-        table: Rows with ``path`` and the column ``by``.
-        number: Pictures a class; fewer where a class has fewer.
-        by: Column of the classes, ``label`` or ``defect``.
-        side: Pixels; what is not square loses its longer ends.
-
-    Returns:
-        Class name to arrays of shape (side, side, 3), uint8.
-
-    Raises:
-        UnreadableImageError: If one of the chosen files cannot be decoded.
+    They stand at even steps through the rows, so that nobody's taste chose them.
     """
-    return {
-        name: [np.asarray(ImageOps.fit(load_image(path), (side, side))) for path in rows["path"]]
-        for name, rows in even_steps(table, number, by)
-    }
-
-
-def even_steps(table: pd.DataFrame, number: int, by: str) -> list[tuple[str, pd.DataFrame]]:
-    chosen = []
+    examples = {}
     for name, rows in table.groupby(by, sort=False):
         steps = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
-        chosen.append((name, rows.iloc[steps]))
-    return chosen
+        examples[name] = [np.asarray(ImageOps.fit(load_image(path), (side, side))) for path in rows["path"].iloc[steps]]
+    return examples

@@ -18,26 +18,21 @@ RUN_DISTANCE = 8.0  # a run ends where the colour is so far from the run's media
 HIDE_DISTANCE = 10.0  # runs join while their clusters' mean distance is below this (CIELAB units)
 
 
-def group_hides(
-    described: pd.DataFrame, *, copies: pd.Series | None = None, distance: float = HIDE_DISTANCE
-) -> pd.Series:
-    """The hide of every image, by name; ``hide_00`` has most distinct images. The table's order changes nothing.
+def group_hides(table: pd.DataFrame, *, distance: float = HIDE_DISTANCE) -> pd.Series:
+    """The hide of every image, by name; ``hide_00`` has most distinct images. Row order does not matter.
 
     Args:
-        described: Rows with ``file``, ``label`` and the mean colour in ``red``, ``green``, ``blue`` (0..255), as
-            `describe.describe_images` gives them.
-        copies: For each row the ``file`` of the image that it is a copy of, or its own; copies share a hide.
+        table: Rows with ``file``, ``label``, ``copy_of`` (copies share a hide) and ``red``, ``green``, ``blue``: mean
+            colour, 0..255, as `describe.describe_images` gives it.
         distance: Highest mean distance between two clusters of runs that are joined, in CIELAB units.
 
-    Raises:
-        ValueError: If an image has no colour (it is unreadable), or there are fewer than two images.
+    Raises ValueError if an image has no colour (it is unreadable), or there are fewer than two images.
     """
-    colours = described[["red", "green", "blue"]]
-    if len(described) < 2 or colours.isna().any(axis=None):
+    colours = table[["red", "green", "blue"]]
+    if len(table) < 2 or colours.isna().any(axis=None):
         raise ValueError("hides are told apart by colour; expected two or more images that can all be read")
-    first = described["file"] if copies is None else copies
-    originals = described[described["file"] == first]
-    lab = pd.DataFrame(rgb2lab(colours.to_numpy()[:, None] / 255)[:, 0], index=described.index).loc[originals.index]
+    originals = table[table["file"] == table["copy_of"]]
+    lab = pd.DataFrame(rgb2lab(colours.to_numpy()[:, None] / 255)[:, 0], index=table.index).loc[originals.index]
     run = _runs(originals, lab)
     centres = lab.groupby(run).median()
     clusters = pd.Series(1, index=centres.index)
@@ -49,10 +44,11 @@ def group_hides(
     order = order.sort_values(["size", "min"], ascending=[False, True]).index
     names = {number: f"hide_{position:02d}" for position, number in enumerate(order)}
     by_file = pd.Series(cluster.map(names).to_numpy(), index=originals["file"])
-    return first.map(by_file).rename("group")
+    return table["copy_of"].map(by_file).rename("group")
 
 
 def _runs(table: pd.DataFrame, lab: pd.DataFrame) -> pd.Series:
+    """The number of each image's run: files of one class, in order of their numbers, without a jump of colour."""
     numbers = np.empty(len(table), dtype=int)
     number, members, label = -1, [], None
     order = sorted(range(len(table)), key=lambda i: (table["label"].iloc[i], natural_key(table["file"].iloc[i])))

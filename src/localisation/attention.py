@@ -2,61 +2,49 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 from tqdm import tqdm
 
 from ..backbone.vit import Backbone, image_transform
-from ..data.pictures import load_image, load_mask
-from .bank import EVALUATION_SIZE, evaluated_mask, upsample_maps
-from .figures import plot_attention
-from .pixel_metrics import pixel_metrics
+from ..data.pictures import load_image
+from ..style import STYLE, bare, set_title
+from .bank import EVALUATION_SIZE, upsample_maps
+from .localise import Localisation
 
-KINDS = {"cls": "class token, last block", "rollout": "rollout, all blocks"}
+NAMES = {"cls": "class token, last block", "rollout": "rollout, all blocks"}
 
 
-def attention_metrics(backbone: Backbone, test: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Pixel figures of attention maps at the model's input size, higher attention taken as more anomalous.
+def attention_maps(backbone: Backbone, test: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Attention of the class token to each image of `index_mvtec`, by the keys of `NAMES`, float32 (n, 256, 256).
 
-    Args:
-        backbone: With a class token; on whatever device it is.
-        test: Rows of `index_mvtec`, part ``test``.
-
-    Returns:
-        By kind, ``cls`` (class token of the last block) and ``rollout``: the figures of `pixel_metrics`.
-
-    Raises:
-        ValueError: If the backbone has no class token.
+    Whole images at the model's input size; share of attention per patch. Raises ValueError without a class token.
     """
-    maps, masks = {kind: [] for kind in KINDS}, []
-    for row in tqdm(test.itertuples(), total=len(test), desc="attention", unit="img"):
-        image = load_image(row.path)
-        for kind, values in attention_maps(backbone, image).items():
-            maps[kind].append(values)
-        masks.append(evaluated_mask(load_mask(row.mask, size=image.size)))
-    return {kind: pixel_metrics(np.stack(values), np.stack(masks)) for kind, values in maps.items()}
-
-
-def attention_maps(backbone: Backbone, image: Image.Image) -> dict[str, np.ndarray]:
-    """Attention of the class token to one image by kind, each float32 (256, 256), share of attention per patch."""
     transform = image_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
-    attention = backbone.attention_maps(transform(image)[None].to(backbone.device))
-    return {kind: upsample_maps(attention[kind].cpu(), (EVALUATION_SIZE,) * 2)[0].numpy() for kind in KINDS}
+    maps: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
+    for path in tqdm(test["path"], desc="attention", unit="img"):
+        attention = backbone.attention_maps(transform(load_image(path))[None].to(backbone.device))
+        for name, its_maps in maps.items():
+            its_maps.append(upsample_maps(attention[name].cpu(), EVALUATION_SIZE)[0].numpy())
+    return {name: np.stack(its_maps) for name, its_maps in maps.items()}
 
 
-def attention_figure(backbone: Backbone, path: str, anomaly_map: np.ndarray, *, threshold: float, title: str) -> Figure:
-    """One image beside its anomaly map, in units of the threshold, and the model's attention to it.
-
-    Args:
-        backbone: With a class token.
-        path: The image.
-        anomaly_map: Of the image, shape (h, w).
-        threshold: Of the map.
-        title: Of the whole figure.
-    """
-    image = load_image(path)
-    attention = {KINDS[kind]: values for kind, values in attention_maps(backbone, image).items()}
-    shown = np.asarray(image.resize((EVALUATION_SIZE,) * 2))
-    return plot_attention(shown, attention, anomaly_map=anomaly_map / threshold, title=title)
+@mpl.rc_context(STYLE)
+def attention_figure(shown: Localisation, attention: dict[str, np.ndarray]) -> Figure:
+    """The image of the highest score, its anomaly map and the `attention_maps` of it, each on a scale from 0."""
+    index = int(shown.image_scores.argmax())
+    panels = [("anomaly map", shown.maps[index] / shown.thresholds.pixel, "distance to normal, 1 = threshold")]
+    panels += [(NAMES[name], maps[index], "share of attention, per patch") for name, maps in attention.items()]
+    figure, axes = plt.subplots(1, 1 + len(panels), figsize=(14.4, 3.8))
+    set_title(figure, shown.test["file"][index])
+    axes[0].imshow(shown.image(index))
+    axes[0].set_title("image", fontsize=10)
+    for axis, (name, values, label) in zip(axes[1:], panels, strict=True):
+        axis.set_title(name, fontsize=10)
+        figure.colorbar(axis.imshow(values, cmap="inferno", vmin=0), ax=axis, shrink=0.8, label=label)
+    bare(axes)
+    plt.close(figure)  # the caller shows it once
+    return figure

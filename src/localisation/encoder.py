@@ -1,10 +1,10 @@
-"""How a backbone looks at a picture: at which scale, in which tiles, with the tokens of which blocks."""
+"""How a backbone reads a picture: at which scale, in which tiles, with the tokens of which blocks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ class BankSettings:
     blocks: tuple[int, ...]  # whose tokens are compared, from 0; of several, the mean of their cosines counts
     side: int  # pixels that a picture's shorter side is brought to, whatever its size
     tile: int  # side of the network's input in pixels, a multiple of the patch; larger pictures are cut into such tiles
-    overlap: float = 0.25  # share of a tile that its neighbour sees too
+    overlap: float = 0.25  # share of a tile that its neighbour shows too
     neighbours: int = 1  # whose mean distance counts
     limit: int = 20_000  # patches kept at most
     smoothing: float = 0.5  # standard deviation of the Gaussian over maps, in patches
@@ -37,24 +37,29 @@ class BankSettings:
 
 
 def default_settings(backbone: Backbone, picture: Image.Image) -> BankSettings:
-    """Settings for pictures like this one: small ones are enlarged to the tile, large ones cut into tiles.
-
-    The tile is the model's input, or twice that if it is under 400 px: patches should be small beside defects.
-    """
-    tile = backbone.image_size * (2 if backbone.image_size < 400 else 1)
+    """Settings for pictures like this one: small ones are enlarged to the tile, large ones cut into tiles."""
+    tile = backbone.image_size * (2 if backbone.image_size < 400 else 1)  # patches should be small beside defects
     return BankSettings(blocks=(backbone.patch_block,), side=max(tile, min(picture.size)), tile=tile)
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Patch tokens of one picture, each of unit length: a picture's one way through the network."""
+
+    size: tuple[int, int]  # of the picture: width and height in pixels
+    grid: tuple[int, int]  # rows and columns of its patches
+    blocks: tuple[int, ...]  # of the network
+    places: list[tuple[int, int]]  # row and column of each tile's first patch
+    tiles: Tensor  # (tiles, blocks, d, h, w), on the CPU
+
+    def rows(self, blocks: tuple[int, ...]) -> Tensor:
+        """(patches, len(blocks) * d), of unit length, tile by tile; patches that two tiles show are there twice."""
+        chosen = self.tiles[:, [self.blocks.index(block) for block in blocks]]
+        return chosen.permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2) / math.sqrt(len(blocks))
+
+
 class Encoder:
-    """A backbone with the settings by which it reads pictures.
-
-    Args:
-        backbone: Gives the tokens; on whatever device it is.
-        settings: See `BankSettings`.
-
-    Raises:
-        ValueError: If the tile does not fit the backbone's patch.
-    """
+    """A backbone with the settings by which it reads pictures; ValueError if the tile is no multiple of its patch."""
 
     def __init__(self, backbone: Backbone, settings: BankSettings) -> None:
         self.backbone, self.settings, self.patch = backbone, settings, backbone.patch
@@ -62,45 +67,27 @@ class Encoder:
             raise ValueError(f"tile is {settings.tile} px; expected a multiple of the patch, {self.patch} px")
         self._normalise = image_transform(None, mean=backbone.mean, std=backbone.std)
 
-    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height of the network's input for a whole picture of a size, multiples of the patch."""
-        zoom = self.settings.side / min(size)
-        width, height = (max(1, round(side * zoom / self.patch)) * self.patch for side in size)
-        return width, height
-
-    def tiles(self, picture: Image.Image) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
-        """Places (row, column) on the patch grid, and tokens (n, d, h, w) of unit length, a few tiles at a time."""
-        width, height = self.input_size(picture.size)
-        tile = self.settings.tile
-        # A picture that is little larger than a tile is seen whole: borders between tiles cost more.
-        whole = max(width, height) <= 1.5 * tile
-        high, wide = (height, width) if whole else (min(tile, height), min(tile, width))
-        places = [
-            (top, left)
-            for top in _starts(height // self.patch, high // self.patch, self.settings.overlap)
-            for left in _starts(width // self.patch, wide // self.patch, self.settings.overlap)
-        ]
+    def tokens(self, picture: Image.Image) -> Tokens:
+        """The tokens of a picture, brought to the settings' side; a few tiles at a time pass the network."""
+        patch, tile, zoom = self.patch, self.settings.tile, self.settings.side / min(picture.size)
+        width, height = (max(1, round(side * zoom / patch)) * patch for side in picture.size)
+        # A picture that is little larger than a tile is read whole: borders between tiles cost more.
+        is_whole = max(width, height) <= 1.5 * tile
+        wide, high = (width, height) if is_whole else (min(tile, width), min(tile, height))
+        tops = _starts(height // patch, high // patch, self.settings.overlap)
+        lefts = _starts(width // patch, wide // patch, self.settings.overlap)
+        places = list(product(tops, lefts))
+        across, down = picture.width / width, picture.height / height  # picture pixels for one input pixel
+        parts = []
         for start in range(0, len(places), TILES_AT_ONCE):
-            chosen = places[start : start + TILES_AT_ONCE]
-            images = [self._crop(picture, place, (high, wide), (height, width)) for place in chosen]
-            tokens = self.backbone.tokens(torch.stack(images).to(self.backbone.device), blocks=self.settings.blocks)
-            unit = [F.normalize(block, dim=1) for block in tokens]
-            yield chosen, (torch.cat(unit, dim=1) / math.sqrt(len(unit))).cpu()
-
-    def _crop(
-        self, picture: Image.Image, place: tuple[int, int], tile: tuple[int, int], whole: tuple[int, int]
-    ) -> Tensor:
-        """One tile of the enlarged picture, normalised: float (3, height, width); never all at once."""
-        (top, left), (high, wide) = (p * self.patch for p in place), tile
-        across, down = picture.width / whole[1], picture.height / whole[0]  # picture pixels for one input pixel
-        box = (left * across, top * down, (left + wide) * across, (top + high) * down)
-        return self._normalise(picture.resize((wide, high), Image.Resampling.BICUBIC, box=box))
-
-
-def select_blocks(tokens: Tensor, blocks: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
-    """Unit tokens of some of the blocks that they were made of: features are dimension 1 of any shape (n, d, ...)."""
-    parts = dict(zip(blocks, tokens.chunk(len(blocks), dim=1), strict=True))
-    return torch.cat([parts[block] for block in wanted], dim=1) * math.sqrt(len(blocks) / len(wanted))
+            images = []
+            for top, left in places[start : start + TILES_AT_ONCE]:
+                x, y = left * patch, top * patch
+                box = (x * across, y * down, (x + wide) * across, (y + high) * down)
+                images.append(self._normalise(picture.resize((wide, high), Image.Resampling.BICUBIC, box=box)))
+            blocks = self.backbone.tokens(torch.stack(images).to(self.backbone.device), blocks=self.settings.blocks)
+            parts.append(torch.stack([F.normalize(block, dim=1) for block in blocks], dim=1).cpu())
+        return Tokens(picture.size, (height // patch, width // patch), self.settings.blocks, places, torch.cat(parts))
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:

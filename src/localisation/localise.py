@@ -1,32 +1,24 @@
-"""Where the defect is: anomaly maps of MVTec AD test images from the patches of normal images.
-
-Two questions are kept apart. ``six-class-transfer``: does the trained classifier, with the normal images it knows,
-carry over to this other leather? ``<k>-shot`` (``mvtec-full`` with all 245): what do k normal images of this very
-leather give?
-"""
+"""Where the defect is: anomaly maps of MVTec AD test images from the patches of normal images."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
-from ..backbone.device import choose_device
-from ..backbone.vit import Backbone
 from ..data.pictures import load_image, load_mask
-from .bank import EVALUATION_SIZE, evaluated_map, evaluated_mask
-from .encoder import BankSettings
-from .thresholds import Normals, Thresholds, choose_pixel_threshold, choose_settings, choose_thresholds
+from .bank import EVALUATION_SIZE, evaluated_mask
+from .encoder import BankSettings, Encoder
+from .thresholds import Detector, Thresholds
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """Maps of all test images of one protocol, and the thresholds that were chosen without any test image."""
+    """Maps of all test images by one detector, and its thresholds, which were chosen without any test image."""
 
     protocol: str
     test: pd.DataFrame  # rows of index_mvtec, part test
@@ -43,72 +35,41 @@ class Localisation:
 
     @property
     def called(self) -> np.ndarray:
-        """True for images that are called defective, shape (n,): their score reaches the image threshold."""
+        """True for images whose score reaches the image threshold, shape (n,)."""
         return self.image_scores >= self.thresholds.image
 
+    def image(self, index: int) -> np.ndarray:
+        """One of the images at the size of its map, (256, 256, 3) uint8."""
+        return np.asarray(load_image(self.test["path"][index]).resize(EVALUATION_SIZE))
 
-def localise(
-    backbone: Backbone,
-    normal_paths: list[str],
-    test: pd.DataFrame,
-    *,
-    protocol: str,
-    settings: BankSettings | None = None,
-    seed: int = 0,
-    device: torch.device | None = None,
-) -> Localisation:
-    """Anomaly maps of test images by distance to the patches of normal images.
+    def of_rows(self, rows: np.ndarray) -> Localisation:
+        """The same of some images; ``rows`` (n,) is True for them."""
+        values = {name: getattr(self, name)[rows] for name in ("maps", "masks", "image_scores")}
+        return replace(self, test=self.test[rows].reset_index(drop=True), **values)
 
-    Args:
-        backbone: Gives the patch tokens.
-        normal_paths: Normal images, one at least.
-        test: Rows of `mvtec.index_mvtec`, part ``test``.
-        protocol: Name under which the figures are reported.
-        settings: Of the bank of patches; None takes those of `choose_settings`, chosen on the normal images.
-        seed: Of the choice of patches that are kept, if there are too many.
-        device: None chooses.
 
-    Raises:
-        ValueError: Without a normal image.
-        UnreadableImageError: If an image cannot be decoded.
-    """
-    normals = Normals.load(normal_paths, protocol, seed=seed)
-    backbone = backbone.to(device or choose_device())
-    choice = choose_settings(backbone, normals) if settings is None else None
-    encoder = normals.encoder(backbone, choice.settings if choice else settings)
-    rows = normals.rows(encoder)
-    pixel = choice.threshold if choice else choose_pixel_threshold(normals, encoder, rows)
-    thresholds = choose_thresholds(normals, encoder, rows, pixel)
-    bank = normals.whole_bank(encoder, rows)
-    maps, masks, scores, seconds = [], [], [], 0.0
-    for row in tqdm(test.itertuples(), total=len(test), desc=f"maps {protocol}", unit="img"):
-        started = time.perf_counter()
-        picture = load_image(row.path)
-        patches = bank.patch_map(picture)
-        maps.append(evaluated_map(bank, patches))
-        scores.append(bank.image_score(patches))
-        seconds += time.perf_counter() - started
-        masks.append(evaluated_mask(load_mask(row.mask, size=picture.size)))
-    source = "given"
-    if choice:
-        best, tried = max(choice.scores), len(choice.scores)
-        source = f"highest pixel AP, {best:.3f}, of {tried} candidates on defects painted on normal images"
-    return Localisation(
-        protocol=protocol,
-        test=test.reset_index(drop=True),
-        maps=np.stack(maps),
-        masks=np.stack(masks),
-        image_scores=np.array(scores),
-        thresholds=thresholds,
-        bank_settings=bank.settings,
-        facts={
-            "backbone": backbone.identity,
-            "weights": backbone.weights,
-            "normal_images": len(normal_paths),
-            "bank_patches": len(bank.rows),
-            "seed": seed,
-            "evaluation_size": EVALUATION_SIZE,
-            "settings_source": source,
-            "images_per_second": len(test) / seconds,
-        },
-    )
+def localise(detectors: list[Detector], test: pd.DataFrame) -> list[Localisation]:
+    """Maps of test images (rows of `index_mvtec`) by each detector; every image passes the network once for all."""
+    encoders = [detector.bank.encoder for detector in detectors]
+    scales = {(id(e.backbone), e.settings.side, e.settings.tile, e.settings.overlap) for e in encoders}
+    if len(scales) != 1:
+        raise ValueError(f"detectors of {len(scales)} backbones or scales cannot share a pass; localise one by one")
+    blocks = tuple(sorted({block for e in encoders for block in e.settings.blocks}))
+    encoder = Encoder(encoders[0].backbone, replace(encoders[0].settings, blocks=blocks))
+    maps, scores, masks = [[] for _ in detectors], [[] for _ in detectors], []
+    started = time.perf_counter()
+    for row in tqdm(test.itertuples(), total=len(test), desc="maps", unit="img"):
+        tokens = encoder.tokens(load_image(row.path))
+        for detector, its_maps, its_scores in zip(detectors, maps, scores, strict=True):
+            patches = detector.bank.patch_map(tokens)
+            its_maps.append(detector.bank.full_size(patches))
+            its_scores.append(detector.bank.image_score(patches))
+        masks.append(evaluated_mask(load_mask(row.mask, size=tokens.size)))
+    rate = len(test) / (time.perf_counter() - started) if len(detectors) == 1 else None  # of a shared pass it misleads
+    facts, test, masks = {"images_per_second": rate}, test.reset_index(drop=True), np.stack(masks)
+    return [
+        Localisation(
+            each.protocol, test, its_maps, masks, its_scores, each.thresholds, each.bank.settings, each.facts | facts
+        )
+        for each, its_maps, its_scores in zip(detectors, map(np.stack, maps), map(np.array, scores), strict=True)
+    ]

@@ -20,36 +20,20 @@ class Region:
 
 
 def find_regions(values: np.ndarray, threshold: float, *, smallest: int = 1) -> list[Region]:
-    """The 8-connected regions of a map at or above a threshold, highest score first.
+    """The 8-connected regions of a map (h, w) at or above a threshold, of so many pixels or more, highest score first.
 
-    Args:
-        values: Anomaly map, shape (h, w), higher is more anomalous.
-        threshold: Above 0, chosen on other pictures.
-        smallest: Regions of fewer pixels are left out.
-
-    Raises:
-        ValueError: If the map is not two-dimensional or not finite, or the threshold is not above 0.
+    Raises ValueError for a map that is not two-dimensional or not finite, or a threshold that is not above 0.
     """
-    values = np.asarray(values, dtype=float)
+    values, regions = np.asarray(values, dtype=float), []
     if values.ndim != 2 or not np.isfinite(values).all():
         raise ValueError(f"expected a finite map of shape (h, w), got shape {values.shape}")
     if not threshold > 0:
         raise ValueError(f"threshold is {threshold}; expected above 0")
-    labels = measure.label(values >= threshold, connectivity=2)
-    regions = []
-    for region in measure.regionprops(labels, intensity_image=values):
-        if region.area < smallest:
-            continue
-        top, left, bottom, right = region.bbox
-        outlines = measure.find_contours(np.pad(region.image_filled, 1).astype(float), 0.5)
-        outline = max(outlines, key=len)[:, ::-1] - 1 + (left, top)  # row, column of the padded box -> x, y
-        regions.append(
-            Region(
-                box=(left, top, right, bottom),
-                area=int(region.area),
-                share=float(region.area / values.size),
-                score=float(region.intensity_max / threshold),
-                contour=outline,
-            )
-        )
+    for one in measure.regionprops(measure.label(values >= threshold, connectivity=2), intensity_image=values):
+        if one.area >= smallest:
+            top, left, bottom, right = one.bbox
+            outlines = measure.find_contours(np.pad(one.image_filled, 1).astype(float), 0.5)
+            contour = max(outlines, key=len)[:, ::-1] - 1 + (left, top)  # row, column of the padded box -> x, y
+            share, score = float(one.area / values.size), float(one.intensity_max / threshold)
+            regions.append(Region((left, top, right, bottom), int(one.area), share, score, contour))
     return sorted(regions, key=lambda region: -region.score)

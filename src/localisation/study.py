@@ -1,9 +1,4 @@
-"""Localisation on MVTec AD as notebook 4.0 shows it: two questions, and the controls beside them.
-
-``six-class-transfer``: does the trained classifier's backbone, with the normal images it knows, carry over to this
-other leather? ``<k>-shot`` (``mvtec-full`` with all 245): what do k normal images of this very leather give, with the
-backbone as it came?
-"""
+"""Localisation on MVTec AD as notebook 4.0 shows it: two questions, and the controls beside them."""
 
 from __future__ import annotations
 
@@ -11,23 +6,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from ..backbone.vit import Backbone
-from ..data.mvtec import index_mvtec, mvtec_split, protocol_name
 from ..data.pictures import load_image
-from .attention import attention_metrics
+from ..data.splits import mvtec_split, protocol_name
+from ..data.tables import index_mvtec
+from .attention import attention_maps
 from .encoder import default_settings
 from .evaluation import brightness_control, localisation_metrics
 from .localise import Localisation, localise
+from .pixel_metrics import pixel_metrics
+from .thresholds import Detector, fit_detector
 
 
 @dataclass(frozen=True)
 class Study:
     """What `study_mvtec` returns."""
 
-    test: pd.DataFrame  # rows of `index_mvtec`, part test
     own: Localisation  # of the k-shot protocol
+    attention: dict[str, np.ndarray]  # to the same images, see `attention_maps`
     metrics: dict[str, Any]  # the content of mvtec_metrics.json
 
 
@@ -36,12 +34,8 @@ def study_mvtec(
 ) -> Study | None:
     """Both protocols on the leather below ``root``; None, with a line that says how to get it, if it is not there.
 
-    Args:
-        root: Folder that holds ``leather/`` in MVTec AD's layout.
-        untrained: The backbone as it came; settings are chosen for it.
-        trained: That of the trained classifier; it is read with the same settings.
-        trained_on: Paths of normal images that it knows.
-        seed: Of intervals and draws.
+    ``<k>-shot`` (``mvtec-full`` with all 245): what do k normal images of this very leather give, with the backbone as
+    it came? ``six-class-transfer``: does the trained one, with normal images ``trained_on``, carry over to it?
     """
     try:
         table = index_mvtec(root)
@@ -50,15 +44,23 @@ def study_mvtec(
         return None
     protocol = protocol_name(int((table["part"] == "train").sum()))
     normals, test = mvtec_split(table, protocol)
-    own = localise(untrained, list(normals["path"]), test, protocol=protocol)
-    blocks = own.bank_settings.blocks
-    settings = None  # chosen anew where the trained backbone has fewer blocks than were chosen
-    if max(blocks) < trained.depth:
-        settings = replace(default_settings(trained, load_image(trained_on[0])), blocks=blocks)
-    transfer = localise(trained, trained_on, test, protocol="six-class-transfer", settings=settings)
+    detector = fit_detector(untrained, [load_image(path) for path in normals["path"]], protocol=protocol)
+    (own,) = localise([detector], test)
+    (transfer,) = localise([_transfer(trained, trained_on, detector)], test)
+    attention = attention_maps(untrained, test)
     metrics = {
         "protocols": {each.protocol: localisation_metrics(each, seed=seed) for each in (transfer, own)},
-        "attention": attention_metrics(untrained, test),
+        "attention": {name: pixel_metrics(maps, own.masks) for name, maps in attention.items()},
         "brightness_control_image_auroc": brightness_control(test),
     }
-    return Study(test, own, metrics)
+    return Study(own, attention, metrics)
+
+
+def _transfer(trained: Backbone, trained_on: list[str], own: Detector) -> Detector:
+    """Reads the blocks of ``own``, or the last one where training has kept only lower ones."""
+    pictures, blocks = [load_image(path) for path in trained_on], own.bank.settings.blocks
+    source = f"blocks chosen by {own.protocol}"
+    if max(blocks) >= trained.depth:
+        source, blocks = f"last block; {source}, {blocks}, are not in the trained model", (trained.depth - 1,)
+    settings = replace(default_settings(trained, pictures[0]), blocks=blocks)
+    return fit_detector(trained, pictures, protocol="six-class-transfer", candidates=[settings], source=source)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-DEFECT_KINDS = ("color", "cut", "fold", "glue", "poke")
+DEFECTS = ("color", "cut", "fold", "glue", "poke")
 
 _AREA = (0.0018, 0.045)  # share of the picture, before the border cuts some of it off
 _ASPECT = {"color": (1, 12), "cut": (2, 7), "fold": (4, 10), "glue": (1, 2.5), "poke": (1, 1.3)}
@@ -28,34 +28,25 @@ class _Spot:
 
 
 def add_synthetic_defect(
-    image: np.ndarray, generator: np.random.Generator, *, kind: str | None = None, scale: float = 1.0
+    image: np.ndarray, generator: np.random.Generator, *, defect: str | None = None, scale: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Copy of the image with one defect painted on it, and the mask of what was changed.
+    """Copy of the image (h, w, 3) with a defect painted on it, and its mask (h, w): 1 where it changed; both uint8.
 
     Args:
-        image: Picture of leather, uint8, shape (h, w, 3), each side at least 32. It is not modified.
-        generator: Source of all randomness; the same state gives the same pixels.
-        kind: One of `DEFECT_KINDS`; None draws one of them with equal chances.
+        image: Leather, uint8 RGB, each side at least 32.
+        generator: The same state gives the same pixels.
+        defect: One of `DEFECTS`, those of MVTec AD leather; None draws one of them with equal chances.
         scale: Factor on length and width, in (0, 4]. At 1 about 0.1 % to 4 % of the image is covered.
-
-    Returns:
-        The changed image, uint8, (h, w, 3), and its mask, uint8, (h, w): 1 inside, 0 where nothing changed.
-
-    Raises:
-        ValueError: If the image is not uint8 RGB of 32 x 32 or more, or kind or scale is not as above.
-
-    Source:
-        The kinds are those of MVTec AD leather (Bergmann et al., CVPR 2019); the painting is our own.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < 32:
         raise ValueError(f"expected uint8 (h >= 32, w >= 32, 3), got {image.dtype} {image.shape}")
-    if kind is not None and kind not in DEFECT_KINDS:
-        raise ValueError(f"unknown defect kind {kind!r}: use one of {', '.join(DEFECT_KINDS)}, or None")
+    if defect is not None and defect not in DEFECTS:
+        raise ValueError(f"defect is {defect!r}; expected one of {', '.join(DEFECTS)}, or None")
     if not 0 < scale <= 4:
-        raise ValueError(f"scale must be in (0, 4], got {scale}")
-    kind = kind or DEFECT_KINDS[generator.integers(len(DEFECT_KINDS))]
-    window, spot = _place(image, generator, kind, scale)
-    painter = {"color": _color, "cut": _cut, "fold": _fold, "glue": _glue, "poke": _poke}[kind]
+        raise ValueError(f"scale is {scale}; expected 0 < scale <= 4")
+    defect = defect or DEFECTS[generator.integers(len(DEFECTS))]
+    window, spot = _place(image, generator, defect, scale)
+    painter = {"color": _color, "cut": _cut, "fold": _fold, "glue": _glue, "poke": _poke}[defect]
     weight, height, paint = painter(spot, generator)
     weight = np.clip((weight - _FAINTEST) / (1 - _FAINTEST), 0, 1)
     shade = np.tanh(-np.tensordot(spot.light, np.gradient(height), 1))[..., None]
@@ -66,16 +57,16 @@ def add_synthetic_defect(
     return changed, mask
 
 
-def _place(image, generator, kind, scale):
+def _place(image, generator, defect, scale):
     """Draws size, place and direction; returns the window (two slices) and the `_Spot` inside it."""
     shape = np.array(image.shape[:2])
     area = shape.prod() * scale**2 / np.pi * np.exp(generator.uniform(*np.log(_AREA)))
-    aspect = np.exp(generator.uniform(*np.log(_ASPECT[kind])))
+    aspect = np.exp(generator.uniform(*np.log(_ASPECT[defect])))
     length, width = (max(float(np.sqrt(half)), 2.0) for half in (area * aspect, area / aspect))
     angle, centre = generator.uniform(0, 2 * np.pi), generator.uniform(0.08, 0.92, 2) * shape
-    turn = generator.uniform(-1, 1) * (0.9 if kind == "fold" else np.pi)  # a fold is lit from its side
+    turn = generator.uniform(-1, 1) * (0.9 if defect == "fold" else np.pi)  # a fold is lit from its side
     light, across = np.array([[np.sin(a), np.cos(a)] for a in (angle, angle + turn)], np.float32)
-    bend = generator.uniform(-0.15, 0.15) * length * (kind != "poke")
+    bend = generator.uniform(-0.15, 0.15) * length * (defect != "poke")
     reach = np.abs(across[::-1]) * length * 1.1 + np.abs(across) * (1.2 * width + abs(bend)) + 2
     places = zip(centre, reach, shape, strict=True)
     window = tuple(slice(max(int(c - r), 0), min(int(c + r) + 1, n)) for c, r, n in places)

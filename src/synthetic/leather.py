@@ -7,23 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-HIDE_COLOURS = (  # RGB, 0..255: from near-black to cream
-    (38, 35, 36),
-    (208, 194, 168),
-    (150, 92, 54),
-    (84, 52, 38),
-    (168, 44, 40),
-    (92, 28, 38),
-    (44, 58, 96),
-    (104, 146, 176),
-    (52, 92, 66),
-    (120, 116, 70),
-    (132, 130, 128),
-    (196, 148, 74),
-    (186, 96, 60),
-    (70, 74, 60),
-    (160, 128, 124),
-)
+_HIDES = "262324 d0c2a8 965c36 543426 a82c28 5c1c26 2c3a60 6892b0 345c42 787446 848280 c4944a ba603c 464a3c a0807c"
+HIDE_COLOURS = tuple(tuple(bytes.fromhex(colour)) for colour in _HIDES.split())  # RGB, from near-black to cream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +55,15 @@ def render_leather(
     """A picture of leather, uint8, shape (size, size, 3).
 
     Args:
-        generator: Source of all randomness; the same state gives the same pixels.
         size: Side in pixels, at least 32. The grain keeps its size: a larger picture shows more leather.
         hide: What the leather looks like; None draws a new one.
-        surface: One of the six classes of `config.CLASS_NAMES`; by default faultless.
+        surface: One of `config.CLASS_NAMES`.
         drift: How far light, colours and depth of the grain wander between pictures of a hide, >= 0.
-
-    Raises:
-        ValueError: If the size or drift is too small or the surface is unknown.
     """
     if size < 32 or drift < 0:
-        raise ValueError(f"size must be at least 32 and drift at least 0, got {size} and {drift}")
+        raise ValueError(f"size and drift are {size} and {drift}; expected 32 or more, and 0 or more")
     if surface not in _SURFACES:
-        raise ValueError(f"unknown surface {surface!r}: use one of {', '.join(_SURFACES)}")
+        raise ValueError(f"surface is {surface!r}; expected one of {', '.join(_SURFACES)}")
     hide = hide or draw_hide(generator)
     relief = _grow(generator, size, hide, drift)
     _SURFACES[surface](relief, generator)
@@ -247,11 +228,7 @@ def _noise(generator, u, v):
 
 
 def _cells(generator, u, v):
-    """Random cells of about unit size: how much farther the second-nearest centre is, and a number per cell.
-
-    Source:
-        Worley, "A cellular texture basis function", SIGGRAPH 1996: F2 - F1; here one centre per grid square.
-    """
+    """How much farther the second-nearest cell centre is, and a number per cell (Worley, SIGGRAPH 1996: F2 - F1)."""
     (i, fu, rows), (j, fv, columns) = _grid(u), _grid(v)
     centre_u, centre_v = generator.uniform(0.08, 0.92, size=(2, rows * columns)).astype(np.float32)
     first, second, nearest = np.full_like(u, 9), np.full_like(u, 9), np.zeros(u.shape, int)

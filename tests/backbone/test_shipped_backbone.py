@@ -9,10 +9,8 @@ import torch
 from safetensors import safe_open
 from timm.data import resolve_model_data_config
 
-from src.backbone.vit import SHIPPED_ARCHITECTURE
-from src.classifier.model import create_model
+from src.backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
 from src.config import SAMPLE, paths
-from tests.conftest import CLASSES
 
 FILE = paths.shipped_backbone
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"{FILE.name} has not been distilled yet (tools.distill)")
@@ -41,13 +39,13 @@ def test_it_says_how_it_was_made(metadata):
 
 
 @pytest.mark.disable_socket
-def test_the_model_normalises_and_localises_as_the_metadata_say(metadata):
-    model = create_model(SAMPLE, CLASSES)
-    data = resolve_model_data_config(model.backbone)
-    assert list(data["mean"]) == json.loads(metadata["mean"]) == list(model.vit.mean)
-    assert list(data["std"]) == json.loads(metadata["std"]) == list(model.vit.std)
-    assert model.vit.patch_block == int(metadata["best_block"]) and model.vit.patch_block in range(12)
-    assert model.weights_description == f"shipped: {FILE.name}"
+def test_it_normalises_and_localises_as_the_metadata_say(metadata):
+    backbone = load_backbone(SHIPPED_ARCHITECTURE, "shipped")
+    data = resolve_model_data_config(backbone.network)
+    assert list(data["mean"]) == json.loads(metadata["mean"]) == list(backbone.mean)
+    assert list(data["std"]) == json.loads(metadata["std"]) == list(backbone.std)
+    assert backbone.patch_block == int(metadata["best_block"]) and backbone.patch_block in range(12)
+    assert backbone.weights == f"shipped: {FILE.name}"
 
 
 @pytest.mark.disable_socket
@@ -55,16 +53,17 @@ def test_it_loads_within_a_second_and_without_a_network():
     seconds = []  # of the processor: other programs on a busy machine do not count
     for _ in range(3):
         started = time.process_time()
-        model = create_model(SAMPLE, CLASSES)
+        backbone = load_backbone(SHIPPED_ARCHITECTURE, "shipped")
         seconds.append(time.process_time() - started)
     assert min(seconds) < 1, seconds
     with safe_open(FILE, framework="pt") as content:
         name = "blocks.11.mlp.fc2.weight"
-        assert torch.equal(model.backbone.state_dict()[name], content.get_tensor(name).float())
+        assert torch.equal(backbone.network.state_dict()[name], content.get_tensor(name).float())
 
 
 def test_different_pictures_have_different_features():
-    features = create_model(SAMPLE, CLASSES).extract_features(torch.randn(2, 3, 224, 224))
+    with torch.inference_mode():
+        features = load_backbone(SHIPPED_ARCHITECTURE, "shipped").network.eval()(torch.randn(2, 3, 224, 224))
     assert features.shape == (2, 192) and torch.isfinite(features).all()
     assert (features[0] - features[1]).norm() > 1e-2 * features[0].norm()
 

@@ -1,18 +1,34 @@
-"""Weights of a backbone: what fits is loaded, anything else is refused by name."""
+"""A backbone by hand: patch tokens, attention against a literal softmax(q k), weights that fit or are refused."""
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 
-from src.backbone.vit import WeightsError
-from src.classifier.model import ViTMultiClassClassifier
+from src.backbone.vit import NotATransformerError, WeightsError, image_transform, load_backbone
 from src.config import paths
 from tests.conftest import Touch
 
 
-def load(weights, *, backbone="test_vit"):
-    return ViTMultiClassClassifier(6, True, backbone=backbone, weights=str(weights), image_size=48)
+def load(weights, *, name="test_vit", **options):
+    return load_backbone(name, str(weights), image_size=48, **options)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def attentive(backbone):
+    """A backbone whose attention is far from even: random weights alone attend to everything alike."""
+    with torch.no_grad():
+        for block in backbone.network.blocks:
+            block.attn.qkv.weight.mul_(20)
+    backbone.network.eval()
+    return backbone
 
 
 def backbone_weights(name="test_vit", **options):
@@ -24,17 +40,17 @@ def backbone_weights(name="test_vit", **options):
 def test_weights_of_a_file_are_loaded(tmp_path, suffix):
     weights, file = backbone_weights(), tmp_path / f"mine.{suffix}"
     save_file(weights, file) if suffix == "safetensors" else torch.save(weights, file)
-    model = load(file)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.backbone.state_dict().items())
-    assert model.weights_description == f"file: mine.{suffix}"
-    assert model.vit.patch_block == 3  # nothing named: two thirds up
+    backbone = load(file)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.network.state_dict().items())
+    assert backbone.weights == f"file: mine.{suffix}" and backbone.identity != load("timm", pretrained=False).identity
+    assert backbone.patch_block == 3  # nothing named: two thirds up
 
 
 def test_a_file_may_name_the_block_that_localises(tmp_path):
     save_file(backbone_weights(), tmp_path / "mine.safetensors", metadata={"best_block": "1"})
-    assert load(tmp_path / "mine.safetensors").vit.patch_block == 1
-    model = ViTMultiClassClassifier(6, False, backbone="test_vit", weights=str(tmp_path / "mine.safetensors"))
-    assert model.vit.patch_block == 3  # random weights have no use for it
+    assert load(tmp_path / "mine.safetensors").patch_block == 1
+    random = load(tmp_path / "mine.safetensors", pretrained=False)  # which has no use for it
+    assert random.patch_block == 3 and random.weights == "random weights of test_vit"
 
 
 def test_shipped_weights_are_of_one_architecture():
@@ -45,7 +61,7 @@ def test_shipped_weights_are_of_one_architecture():
 def test_missing_shipped_weights_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "shipped_backbone", tmp_path / "gone.safetensors")
     with pytest.raises(WeightsError, match="gone.safetensors"):
-        load("shipped", backbone="vit_tiny_patch16_224")
+        load("shipped", name="vit_tiny_patch16_224")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
@@ -80,6 +96,159 @@ def test_without_a_network_the_hub_fails_with_advice(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(WeightsError, match="test_vit could not be fetched.*unreachable.*shipped") as caught:
-        ViTMultiClassClassifier(backbone="test_vit")
+        load("timm")
     assert len(calls) == 1 and calls[0]["pretrained"]  # no second try with random weights
     assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained"), [("test_resnet", True), ("test_resnet", False), ("swin_tiny_patch4_window7_224", False)]
+)
+def test_a_network_that_is_no_plain_transformer_is_refused(monkeypatch, name, pretrained):
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: None)  # no download
+    with pytest.raises(NotATransformerError, match=name):
+        load_backbone(name, "timm", pretrained=pretrained)
+
+
+def test_only_the_lowest_blocks_can_be_kept(images):
+    torch.manual_seed(0)
+    whole = load("timm", pretrained=False)
+    torch.manual_seed(0)
+    lowest = load("timm", pretrained=False, keep_blocks=2)
+    assert (whole.depth, lowest.depth, lowest.patch_block) == (6, 2, 1)
+    assert lowest.weights.endswith("the lowest 2 of 6 blocks")
+    torch.testing.assert_close(whole.tokens(images, blocks=(1,)), lowest.tokens(images, blocks=(1,)))
+    for count in (0, 7):
+        with pytest.raises(ValueError, match=f"keep_blocks is {count}; test_vit has 6 blocks"):
+            load("timm", pretrained=False, keep_blocks=count)
+
+
+# -- pictures -------------------------------------------------------------------------------------------
+
+
+def test_transform_keeps_the_whole_picture_and_normalises():
+    picture = Image.new("RGB", (60, 30), (255, 0, 51))
+    picture.paste((0, 0, 51), (0, 0, 30, 30))  # the left half
+    tensor = image_transform(20, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.1))(picture)
+    assert tensor.shape == (3, 20, 20) and tensor.dtype == torch.float32
+    assert tensor[0, 10, 0] == -1 and tensor[0, 10, 19] == 1
+    assert tensor[1, 10, 10].item() == -2 and tensor[2, 10, 10].item() == pytest.approx(-3)
+
+
+# -- patch tokens ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [0, 5])
+def test_patch_tokens_by_hand(backbone, images, block):
+    (tokens,) = backbone.tokens(images, blocks=(block,))
+    network = backbone.network.eval()
+    with torch.no_grad():
+        stream = network._pos_embed(network.patch_embed(images))
+        for layer in network.blocks[: block + 1]:
+            stream = layer(stream)
+    assert tokens.shape == (3, 64, 3, 3) and tokens.dtype == torch.float32
+    for row in range(3):
+        for column in range(3):
+            torch.testing.assert_close(tokens[:, :, row, column], stream[:, 1 + 3 * row + column])
+
+
+def test_patch_tokens_of_several_blocks_come_in_one_pass(backbone, images):
+    low, high = backbone.tokens(images, blocks=(1, 2))
+    torch.testing.assert_close(low, backbone.tokens(images, blocks=(1,))[0])
+    assert (low - high).abs().max() > 1e-2
+
+
+def test_patch_tokens_of_larger_pictures_lie_on_their_grid(backbone):
+    picture = torch.zeros(1, 3, 96, 160)
+    spot = picture.clone()
+    spot[:, :, 32:48, 64:80] = 3  # row 2, column 4
+    (before,), (after,) = (backbone.tokens(each, blocks=(0,)) for each in (picture, spot))
+    assert before.shape == (1, 64, 6, 10)
+    assert divmod((after - before).norm(dim=1)[0].argmax().item(), 10) == (2, 4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_reading_is_without_dropout_and_restores_the_mode(backbone, images, training):
+    backbone.network.train(training)
+    backbone.tokens(images, blocks=(0,))
+    backbone.attention_maps(images)
+    for read in (lambda wrong: backbone.tokens(wrong, blocks=(0,)), backbone.attention_maps):
+        with pytest.raises(RuntimeError):
+            read(torch.zeros(1, 5, 48, 48))
+    assert all(module.training == training for module in backbone.network.modules())
+
+
+# -- attention ------------------------------------------------------------------------------------------
+
+
+def literal_attention(network, images):
+    """Softmax(q k) of every block, written out: (n, blocks, heads, tokens, tokens)."""
+    attention = []
+    with torch.no_grad():
+        stream = network._pos_embed(network.patch_embed(images))
+        for block in network.blocks:
+            tokens = block.norm1(stream)
+            n, count, width = tokens.shape
+            qkv = F.linear(tokens, block.attn.qkv.weight, block.attn.qkv.bias)
+            q, k, _ = qkv.view(n, count, 3, 2, width // 2).permute(2, 0, 3, 1, 4)  # (n, heads, tokens, 32)
+            weights = torch.exp(q @ k.transpose(-1, -2) / 32**0.5)
+            attention.append(weights / weights.sum(-1, keepdim=True))
+            stream = block(stream)
+    return torch.stack(attention, dim=1)
+
+
+def test_attention_is_the_models_own_and_that_of_all_blocks(attentive, images):
+    maps = attentive.attention_maps(images)
+    wanted = literal_attention(attentive.network, images)
+    assert maps["heads"].shape == (3, 6, 2, 3, 3) and attentive.depth == 6
+    close = {"rtol": 1e-4, "atol": 1e-4}  # the large weights make float32 rounding visible
+    torch.testing.assert_close(maps["heads"].flatten(3), wanted[:, :, :, 0, 1:], **close)
+    torch.testing.assert_close(maps["cls"].flatten(1), wanted[:, -1, :, 0, 1:].mean(1), **close)
+    flow = torch.eye(10)
+    for block in wanted.mean(2).unbind(1):
+        flow = (0.5 * block + 0.5 * torch.eye(10)) @ flow
+    torch.testing.assert_close(maps["rollout"].flatten(1), flow[:, 0, 1:], **close)
+
+
+def test_attention_to_patches_is_a_share(attentive, images):
+    maps = attentive.attention_maps(images)
+    for values in maps.values():
+        assert values.min() >= 0 and values.sum((-1, -2)).max() <= 1 + 1e-5
+    class_token = literal_attention(attentive.network, images)[:, :, :, 0, 0]
+    torch.testing.assert_close(maps["heads"].sum((-1, -2)) + class_token, torch.ones(3, 6, 2))
+
+
+def test_without_a_class_token_there_is_no_attention_from_it(backbone, images):
+    backbone.network.cls_token = None  # as in backbones that average their patches
+    with pytest.raises(ValueError, match="test_vit has no class token"):
+        backbone.attention_maps(images)
+
+
+def test_attention_of_larger_pictures(attentive):
+    maps = attentive.attention_maps(torch.randn(2, 3, 96, 64))
+    assert maps["heads"].shape == (2, 6, 2, 6, 4) and maps["rollout"].shape == (2, 6, 4)
+
+
+def test_attention_does_not_depend_on_the_fused_kernel_and_restores_it(attentive, images):
+    maps, blocks = [], attentive.network.blocks
+    for fused in (True, False):
+        for number, block in enumerate(blocks):
+            block.attn.fused_attn = fused if number else not fused
+        maps.append(attentive.attention_maps(images))
+        assert [block.attn.fused_attn for block in blocks] == [not fused] + [fused] * 5
+    for name in maps[0]:
+        torch.testing.assert_close(maps[0][name], maps[1][name])
+    with pytest.raises(RuntimeError):
+        attentive.attention_maps(torch.zeros(1, 5, 48, 48))
+    assert [block.attn.fused_attn for block in blocks] == [True] + [False] * 5
+    assert not any(block.attn.attn_drop._forward_hooks for block in blocks)
+
+
+@pytest.mark.parametrize("name", ["cls", "rollout"])
+def test_attention_depends_on_the_picture_and_on_the_weights(attentive, images, name):
+    before, blocks = attentive.attention_maps(images)[name], attentive.network.blocks
+    assert (before[0] - before[1]).abs().max() > 1e-3
+    with torch.no_grad():
+        blocks[-1].attn.qkv.weight.copy_(blocks[0].attn.qkv.weight)
+    after = attentive.attention_maps(images)[name]
+    assert (before - after).abs().max() > 1e-3

@@ -1,4 +1,4 @@
-"""One pass of the backbone over a table: order, cache, what makes it start anew, and the choices by machine."""
+"""One pass of the backbone over a table: order, cache, and what makes it start anew."""
 
 import logging
 import os
@@ -10,15 +10,14 @@ import torch
 from PIL import Image
 
 from src import files
-from src.backbone.device import autocast, choose_device, choose_precision, choose_workers
 from src.classifier import features
-from src.classifier.features import PictureDataset, compute_features
+from src.classifier.features import PictureDataset, compute_features, load_batches, weights_identity
+from src.config import paths
 from src.data.pictures import UnreadableImageError, load_image
+from src.data.tables import digests
 from src.files import CheckpointError
-from tests.conftest import CLASSES
-from tests.data.test_tables import draw
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -33,17 +32,20 @@ def rows(table, tmp_path):
 
 
 @pytest.fixture
-def seen(model, monkeypatch):
-    """How many images the backbone has been given, as a list of batch sizes."""
-    sizes, extract = [], model.extract_features
-    monkeypatch.setattr(
-        model, "extract_features", lambda images, **options: sizes.append(len(images)) or extract(images, **options)
-    )
+def passed(model):
+    """How many images the network has been given, as a list of batch sizes."""
+    sizes = []
+    model.backbone.register_forward_hook(lambda _, images, __: sizes.append(len(images[0])))
     return sizes
 
 
+@pytest.fixture(autouse=True)
+def batches_of_4(monkeypatch):
+    monkeypatch.setattr(features, "IMAGES_AT_ONCE", 4)
+
+
 def compute(model, rows, **options):
-    return compute_features(model, rows, **{"device": CPU, "batch_size": 4, "workers": 0} | options)
+    return compute_features(model, rows, **{"device": CPU, "workers": 0} | options)
 
 
 def one_by_one(model, rows):
@@ -61,49 +63,54 @@ def touch(path, pixels):
 
 def test_features_stand_in_the_order_of_the_table(model, rows):
     model.train()  # dropout and the like must not matter
-    found = compute(model, rows)
-    torch.testing.assert_close(found, one_by_one(model, rows))
-    assert found.shape == (10, 64) and found.dtype == torch.float32 and found.device == CPU
+    values = compute(model, rows)
+    torch.testing.assert_close(values, one_by_one(model, rows))
+    assert values.shape == (10, 64) and values.dtype == torch.float32 and values.device == CPU
     assert model.training
-    turned = rows.iloc[::-1]
-    torch.testing.assert_close(compute(model, turned), found.flip(0))
-    assert (found[0] - found[1]).abs().max() > 1e-3
+    torch.testing.assert_close(compute(model, rows.iloc[::-1]), values.flip(0))
+    assert (values[0] - values[1]).abs().max() > 1e-3
+
+
+def test_known_copies_are_computed_once(model, rows, passed):
+    copied = pd.concat([rows, rows.iloc[:3]], ignore_index=True)
+    values = compute(model, copied.assign(digest=digests(copied["path"])))
+    assert sum(passed) == 10 and torch.equal(values[10:], values[:3])
 
 
 def test_worker_processes_change_nothing(model, rows):
     torch.testing.assert_close(compute(model, rows, workers=1), compute(model, rows))
 
 
-def test_an_unreadable_image_is_named_and_the_rest_is_kept(model, rows, seen, tmp_path):
+def test_an_unreadable_image_is_named_and_the_rest_is_kept(model, rows, passed, tmp_path):
     (tmp_path / "8.png").write_bytes((tmp_path / "8.png").read_bytes()[:100])
     with pytest.raises(UnreadableImageError, match="8.png"):
         compute(model, rows, cache=tmp_path / "cache")
-    assert seen == [4, 4]
-    found = compute(model, rows.drop(index=8), cache=tmp_path / "cache")
-    assert seen == [4, 4, 1] and found.shape == (9, 64)
+    assert passed == [4, 4]
+    assert compute(model, rows.drop(index=8), cache=tmp_path / "cache").shape == (9, 64)
+    assert passed == [4, 4, 1]
 
 
 # -- cache ----------------------------------------------------------------------------------------------
 
 
-def test_a_second_pass_does_not_run_the_model(model, rows, seen, tmp_path):
+def test_a_second_pass_does_not_run_the_model(model, rows, passed, tmp_path):
     first = compute(model, rows, cache=tmp_path / "cache")
     again = compute(model, rows.sample(frac=1, random_state=1).sort_index(), cache=tmp_path / "cache")
-    assert seen == [4, 4, 2] and torch.equal(first, again)
+    assert passed == [4, 4, 2] and torch.equal(first, again)
     part = compute(model, rows.iloc[[7, 2]], cache=tmp_path / "cache")
-    assert seen == [4, 4, 2] and torch.equal(part, first[[7, 2]])
+    assert passed == [4, 4, 2] and torch.equal(part, first[[7, 2]])
 
 
-def test_without_a_cache_nothing_is_written(model, rows, seen, tmp_path):
+def test_without_a_cache_nothing_is_written(model, rows, passed, tmp_path):
     before = sorted(tmp_path.iterdir())
     compute(model, rows)
     compute(model, rows)
-    assert sum(seen) == 20 and sorted(tmp_path.iterdir()) == before
+    assert sum(passed) == 20 and sorted(tmp_path.iterdir()) == before
 
 
-def test_an_interrupted_pass_goes_on(model, rows, seen, tmp_path, monkeypatch):
+def test_an_interrupted_pass_goes_on(model, rows, passed, tmp_path, monkeypatch):
     wanted = compute(model, rows)
-    seen.clear()
+    passed.clear()
     transform, calls = model.transform.forward, []
 
     def interrupt(image):
@@ -115,16 +122,15 @@ def test_an_interrupted_pass_goes_on(model, rows, seen, tmp_path, monkeypatch):
     monkeypatch.setattr(model.transform, "forward", interrupt)
     with pytest.raises(KeyboardInterrupt):
         compute(model, rows, cache=tmp_path / "cache")
-    assert seen == [4]
-    found = compute(model, rows, cache=tmp_path / "cache")
-    assert seen == [4, 4, 2] and len(calls) == 7 + 6
-    torch.testing.assert_close(found, wanted)
+    assert passed == [4]
+    torch.testing.assert_close(compute(model, rows, cache=tmp_path / "cache"), wanted)
+    assert passed == [4, 4, 2] and len(calls) == 7 + 6
 
 
 def test_a_long_pass_is_saved_on_the_way(model, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SAVE_EVERY_SECONDS", -1)
     written = []
-    monkeypatch.setattr(features, "write_kept", lambda content, _: written.append(len(content["keys"])))
+    monkeypatch.setattr(features, "write_kept", lambda known, _: written.append(len(known)))
     compute(model, rows, cache=tmp_path / "cache")
     assert written == [4, 8, 10, 10]
 
@@ -138,131 +144,108 @@ def test_a_full_disk_costs_the_cache_not_the_features(model, rows, tmp_path, mon
     assert "No space left" in caplog.text
 
 
-def test_a_changed_picture_is_computed_anew(model, rows, seen, tmp_path):
+def test_a_changed_picture_is_computed_anew(model, rows, passed, tmp_path):
     before = compute(model, rows, cache=tmp_path / "cache")
     touch(tmp_path / "3.png", np.zeros((48, 48, 3), np.uint8))
     after = compute(model, rows, cache=tmp_path / "cache")
-    assert seen == [4, 4, 2, 1]
+    assert passed == [4, 4, 2, 1]
     assert (before != after).any(1).nonzero().flatten().tolist() == [3]
     torch.testing.assert_close(after, one_by_one(model, rows))
-    seen.clear()
+    passed.clear()
     os.utime(tmp_path / "5.png", ns=(1, 2 * 10**18))  # of the same size, perhaps another picture
     compute(model, rows, cache=tmp_path / "cache")
-    assert seen == [1]
+    assert passed == [1]
     Image.new("RGB", (48, 48)).save(tmp_path / "5.png")
     os.utime(tmp_path / "5.png", ns=(1, 2 * 10**18))  # of the same time
     compute(model, rows, cache=tmp_path / "cache")
-    assert seen == [1, 1]
+    assert passed == [1, 1]
 
 
-def test_other_weights_or_another_precision_are_computed_anew(model, rows, seen, tmp_path):
+def test_other_weights_or_another_precision_are_computed_anew(model, rows, passed, tmp_path):
     before = compute(model, rows, cache=tmp_path / "cache")
     compute(model, rows, cache=tmp_path / "cache", precision="bfloat16")
-    assert sum(seen) == 20
+    assert sum(passed) == 20
     with torch.no_grad():
         model.backbone.blocks[2].mlp.fc1.bias[5] += 1
     after = compute(model, rows, cache=tmp_path / "cache")
-    assert sum(seen) == 30 and (before != after).any(1).all()
+    assert sum(passed) == 30 and (before != after).any(1).all()
     with torch.no_grad():
         model.classifier[1].bias[0] += 1  # the head has no part in the features
     compute(model, rows, cache=tmp_path / "cache")
-    assert sum(seen) == 30
+    assert sum(passed) == 30
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "other content", "other lengths"])
-def test_a_damaged_cache_is_reported_and_replaced(model, rows, seen, tmp_path, caplog, damage):
+@pytest.mark.parametrize("known", [True, False])  # digests of the pictures, from notebook 2.0
+def test_moved_pictures_are_the_same_and_replaced_ones_are_not(model, rows, passed, tmp_path, known):
+    def placed(folder):
+        moved = rows.assign(path=[str(folder / f"{i}.png") for i in range(10)])
+        return moved.assign(digest=digests(moved["path"])) if known else moved
+
+    before = compute(model, placed(tmp_path), cache=tmp_path / "cache")
+    (tmp_path / "other").mkdir()
+    for i in range(10):
+        (tmp_path / f"{i}.png").rename(tmp_path / "other" / f"{i}.png")
+    assert torch.equal(compute(model, placed(tmp_path / "other"), cache=tmp_path / "cache"), before)
+    assert sum(passed) == 10
+    touch(tmp_path / "other" / "3.png", np.zeros((48, 48, 3), np.uint8))
+    compute(model, placed(tmp_path / "other"), cache=tmp_path / "cache")
+    assert sum(passed) == 11
+
+
+@pytest.mark.parametrize("damage", ["cut", "text"])
+def test_a_damaged_cache_is_reported_and_replaced(model, rows, passed, tmp_path, caplog, damage):
     wanted = compute(model, rows, cache=tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-500])
-    elif damage == "text":
-        file.write_text("no tensors")
     else:
-        torch.save({"other content": {"a": 1}, "other lengths": {"keys": ["a"], "features": wanted}}[damage], file)
+        file.write_text("no tensors")
     with caplog.at_level(logging.WARNING):
-        found = compute(model, rows, cache=tmp_path / "cache")
-    assert "anew" in caplog.text and sum(seen) == 20
-    assert torch.equal(found, wanted)
+        assert torch.equal(compute(model, rows, cache=tmp_path / "cache"), wanted)
+    assert "anew" in caplog.text and sum(passed) == 20
     compute(model, rows, cache=tmp_path / "cache")
-    assert sum(seen) == 20
+    assert sum(passed) == 20
 
 
-# -- choices by machine ---------------------------------------------------------------------------------
+def test_weights_go_by_their_file_or_by_their_name(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    assert weights_identity(str(tmp_path / "a")) != weights_identity(str(tmp_path / "b"))
+    assert weights_identity("timm") == "timm"
+    assert weights_identity("shipped") == weights_identity(str(paths.shipped_backbone))
 
 
-@pytest.mark.parametrize(
-    ("wanted", "images", "device", "cores", "workers"),
-    [
-        (3, 10, CPU, 1, 3),  # what is asked for
-        (0, 10_000, CUDA, 64, 0),
-        (None, 255, CPU, 8, 0),  # too few images to pay
-        (None, 256, CPU, 8, 2),
-        (None, 256, CPU, 2, 1),  # one core computes
-        (None, 10_000, CPU, 1, 0),
-        (None, 10_000, CPU, None, 0),
-        (None, 10_000, CUDA, 4, 4),
-        (None, 10_000, CUDA, 64, 8),
-    ],
-)
-def test_choose_workers(monkeypatch, wanted, images, device, cores, workers):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert choose_workers(wanted, images, device) == workers
-
-
-@pytest.mark.parametrize(
-    ("device", "bfloat16", "tiles", "precision"),
-    [
-        (CUDA, True, False, torch.bfloat16),
-        (CUDA, False, False, torch.float16),
-        (CPU, False, True, torch.bfloat16),
-        (CPU, True, False, torch.float32),
-        (torch.device("mps"), True, True, torch.float32),
-    ],
-)
-def test_choose_precision(monkeypatch, device, bfloat16, tiles, precision):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": tiles})
-    assert choose_precision(device) == precision
-    assert choose_precision(device, "float16") == torch.float16
-    assert choose_precision(device, "float32") == torch.float32
-
-
-@pytest.mark.parametrize(("cuda", "mps", "device"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
-def test_choose_device(monkeypatch, cuda, mps, device):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert choose_device().type == device
-    assert choose_device("cpu") == CPU
-
-
-def test_autocast_changes_the_type_of_products():
-    product = torch.ones(2, 2)
-    with autocast(CPU, torch.bfloat16):
-        assert (product @ product).dtype == torch.bfloat16
-    with autocast(CPU, torch.float32):
-        assert (product @ product).dtype == torch.float32
+# -- data set -------------------------------------------------------------------------------------------
 
 
 def mean_grey(image):
     return torch.tensor(np.asarray(image, dtype=np.float32).mean())
 
 
-def test_dataset_gives_transformed_images_and_class_indices(tmp_path):
-    rows = [("pinhole", 10), ("folding_marks", 20), ("non_defective", 30)]
-    for name, colour in rows:
-        draw(tmp_path / f"{name}.png", colour=colour)
-    table = pd.DataFrame({"path": [str(tmp_path / f"{n}.png") for n, _ in rows], "label": [n for n, _ in rows]})
-    dataset = PictureDataset(table, mean_grey, CLASSES.indices(table["label"]))
-    assert [(image.item(), target) for image, target in (dataset[i] for i in range(len(dataset)))] == [
-        (10, 5),
-        (20, 0),
-        (30, 4),
-    ]
-    (tmp_path / "pinhole.png").write_text("no picture")
-    with pytest.raises(UnreadableImageError, match="pinhole.png"):
-        dataset[0]
+def test_a_data_set_gives_transformed_images_and_targets_many_at_a_time(tmp_path):
+    for name, colour in (("a", 10), ("b", 20), ("c", 30)):
+        Image.new("L", (4, 3), colour).save(tmp_path / f"{name}.png")
+    table = pd.DataFrame({"path": [str(tmp_path / f"{name}.png") for name in "abc"]})
+    for targets in (np.array(["x", "y", "z"]), torch.tensor([5, 0, 4])):
+        images, chosen = PictureDataset(table, mean_grey, targets)[[2, 0]]
+        assert images.tolist() == [30, 10] and list(chosen) == [targets[2], targets[0]]
 
 
-def test_an_empty_table_is_refused():
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_follow_the_generator_or_the_table(rows, model, workers):
+    dataset = PictureDataset(rows, model.transform, torch.arange(10))
+
+    def order(generator=None):
+        loader = load_batches(dataset, 4, device=CPU, workers=workers, generator=generator)
+        batches = [targets.tolist() for _, targets in loader]
+        assert [len(batch) for batch in batches] == [4, 4, 2]
+        return sum(batches, [])
+
+    assert order() == list(range(10))
+    first, second, other = (order(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert sorted(first) == list(range(10)) and first == second != other
+
+
+def test_an_empty_table_is_refused(model, rows):
     with pytest.raises(ValueError, match="empty"):
-        PictureDataset(pd.DataFrame(columns=["path", "label"]), mean_grey)
+        compute(model, rows.iloc[:0])

@@ -1,14 +1,12 @@
-"""The classifier by hand: head, scores, patch tokens, attention against a literal softmax(q k)."""
+"""The classifier by hand: head, features, scores."""
 
 import pytest
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 
-from src.backbone.vit import NotATransformerError, image_transform, load_backbone
-from src.classifier.model import ViTMultiClassClassifier, create_model
+from src.classifier.model import ViTMultiClassClassifier, create_model, parameter_groups
 from src.config import CLASS_NAMES
+from src.data.tables import Classes
 from tests.conftest import CLASSES
 
 KEYS = {
@@ -25,15 +23,6 @@ KEYS = {
 @pytest.fixture
 def images():
     return torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def attentive(model):
-    """A model whose attention is far from even: random weights alone attend to everything alike."""
-    with torch.no_grad():
-        for block in model.backbone.blocks:
-            block.attn.qkv.weight.mul_(20)
-    return model.eval()
 
 
 def tiny(**options):
@@ -86,11 +75,11 @@ def test_standardised_features_have_no_common_part(images):
     assert torch.equal(raw, model.extract_features(images))  # nothing is set yet
     raw[:, 0] = 1.0  # a dimension that never varies
     model.set_feature_spread(raw)
-    found = model.standardise(raw)
-    assert found.mean(0).abs().max() < 1e-4 and torch.isfinite(found).all()
+    standard = model.standardise(raw)
+    assert standard.mean(0).abs().max() < 1e-4 and torch.isfinite(standard).all()
     deviation = raw.std(0)
     usual = deviation > 0.1 * deviation.median()
-    torch.testing.assert_close(found.std(0)[usual], torch.ones(int(usual.sum())), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(standard.std(0)[usual], torch.ones(int(usual.sum())), rtol=1e-3, atol=1e-3)
     assert torch.equal(model(images)[1], model.extract_features(images))
     assert not torch.equal(model.extract_features(images), model.extract_features(images, raw=True))
 
@@ -102,29 +91,11 @@ def test_class_names_must_fit():
         ViTMultiClassClassifier(6, False, backbone="test_vit", normal_class="perfect")
 
 
-@pytest.mark.parametrize(
-    ("name", "pretrained"), [("test_resnet", True), ("test_resnet", False), ("swin_tiny_patch4_window7_224", False)]
-)
-def test_a_network_that_is_no_plain_transformer_is_refused(monkeypatch, name, pretrained):
-    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: None)  # no download
-    with pytest.raises(NotATransformerError, match=name):
-        ViTMultiClassClassifier(6, pretrained, backbone=name)
-
-
 def test_same_seed_same_weights(config):
     first, second = (create_model(config, CLASSES, pretrained=False).state_dict() for _ in range(2))
     other = create_model(config.but(seed=7), CLASSES, pretrained=False).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["classifier.1.weight"], other["classifier.1.weight"])
-
-
-def test_transform_keeps_the_whole_picture_and_normalises():
-    picture = Image.new("RGB", (60, 30), (255, 0, 51))
-    picture.paste((0, 0, 51), (0, 0, 30, 30))  # the left half
-    tensor = image_transform(20, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.1))(picture)
-    assert tensor.shape == (3, 20, 20) and tensor.dtype == torch.float32
-    assert tensor[0, 10, 0] == -1 and tensor[0, 10, 19] == 1
-    assert tensor[1, 10, 10].item() == -2 and tensor[2, 10, 10].item() == pytest.approx(-3)
 
 
 # -- scores ---------------------------------------------------------------------------------------------
@@ -133,8 +104,8 @@ def test_transform_keeps_the_whole_picture_and_normalises():
 def test_scores_by_hand(model, images):
     bank = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
     model.store_normal_features(bank)
-    found = model.detect_anomaly_hybrid(images)
-    assert set(found) == KEYS
+    answers = model.detect_anomaly_hybrid(images)
+    assert set(answers) == KEYS
 
     model.eval()
     with torch.no_grad():
@@ -143,13 +114,13 @@ def test_scores_by_hand(model, images):
     normal = probabilities[:, CLASS_NAMES.index("non_defective")]
     lengths = features.norm(dim=1)[:, None] * bank.norm(dim=1)[None]
     similarity = 1 - (features @ bank.T / lengths).max(1).values
-    torch.testing.assert_close(found["features"], features)
-    torch.testing.assert_close(found["class_probabilities"], probabilities)
-    torch.testing.assert_close(found["normal_class_prob"], normal)
-    torch.testing.assert_close(found["similarity_scores"], similarity)
-    torch.testing.assert_close(found["classification_scores"], 1 - normal)
-    torch.testing.assert_close(found["anomaly_scores"], 0.7 * similarity + 0.3 * (1 - normal))
-    assert found["predicted_classes"].tolist() == logits.argmax(1).tolist()
+    torch.testing.assert_close(answers["features"], features)
+    torch.testing.assert_close(answers["class_probabilities"], probabilities)
+    torch.testing.assert_close(answers["normal_class_prob"], normal)
+    torch.testing.assert_close(answers["similarity_scores"], similarity)
+    torch.testing.assert_close(answers["classification_scores"], 1 - normal)
+    torch.testing.assert_close(answers["anomaly_scores"], 0.7 * similarity + 0.3 * (1 - normal))
+    assert answers["predicted_classes"].tolist() == logits.argmax(1).tolist()
 
 
 def test_an_image_of_the_bank_scores_0(model, images):
@@ -161,17 +132,17 @@ def test_an_image_of_the_bank_scores_0(model, images):
 def test_similarity_weight_is_used(images):
     model = tiny(similarity_weight=1.0)
     model.store_normal_features(torch.ones(1, 64))
-    found = model.detect_anomaly_hybrid(images)
-    torch.testing.assert_close(found["anomaly_scores"], found["similarity_scores"])
+    answers = model.detect_anomaly_hybrid(images)
+    torch.testing.assert_close(answers["anomaly_scores"], answers["similarity_scores"])
 
 
-def test_normal_class_is_found_by_name(images):
+def test_normal_class_goes_by_its_name(images):
     names = ("non_defective", *(name for name in CLASS_NAMES if name != "non_defective"))
     model = tiny(class_names=names)
     model.store_normal_features(torch.ones(1, 64))
-    found = model.detect_anomaly_hybrid(images)
-    assert torch.equal(found["normal_class_prob"], found["class_probabilities"][:, 0])
-    assert torch.equal(found["classification_scores"], 1 - found["class_probabilities"][:, 0])
+    answers = model.detect_anomaly_hybrid(images)
+    assert torch.equal(answers["normal_class_prob"], answers["class_probabilities"][:, 0])
+    assert torch.equal(answers["classification_scores"], 1 - answers["class_probabilities"][:, 0])
 
 
 def test_without_a_bank_there_is_no_score(model, images):
@@ -194,131 +165,38 @@ def test_inference_is_without_dropout_and_restores_the_mode(model, images, train
     model.train(training)
     first, second = model.classify_multiclass(images), model.classify_multiclass(images)
     assert torch.equal(first["class_probabilities"], second["class_probabilities"])
-    model.vit.tokens(images)
+    model.vit.tokens(images, blocks=(0,))
     model.extract_attention_maps(images)
     with pytest.raises(RuntimeError):
         model.extract_features(torch.zeros(1, 5, 48, 48))
     assert all(module.training == training for module in model.modules())
 
 
-# -- patch tokens ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("block", [0, 5, None])
-def test_patch_tokens_by_hand(model, images, block):
-    (tokens,) = model.vit.tokens(images, blocks=None if block is None else (block,))
-    backbone = model.eval().backbone
-    with torch.no_grad():
-        stream = backbone._pos_embed(backbone.patch_embed(images))
-        for layer in backbone.blocks[: (model.vit.patch_block if block is None else block) + 1]:
-            stream = layer(stream)
-    assert model.vit.patch_block == 3  # two thirds up, of six blocks
-    for row in range(3):
-        for column in range(3):
-            torch.testing.assert_close(tokens[:, :, row, column], stream[:, 1 + 3 * row + column])
-
-
-def test_patch_block_is_used(images):
-    backbone = load_backbone("test_vit", "timm", pretrained=False, image_size=48, patch_block=1)
-    (default,), (low, high) = backbone.tokens(images), backbone.tokens(images, blocks=(1, 2))
-    assert torch.equal(default, low) and not torch.equal(default, high)
-
-
-def test_patch_tokens_of_larger_pictures_lie_on_their_grid(model):
-    picture = torch.zeros(1, 3, 96, 160)
-    assert model.vit.tokens(picture)[0].shape == (1, 64, 6, 10)
-    spot = picture.clone()
-    spot[:, :, 32:48, 64:80] = 3  # row 2, column 4
-    change = (model.vit.tokens(spot, blocks=(0,))[0] - model.vit.tokens(picture, blocks=(0,))[0]).norm(dim=1)[0]
-    assert divmod(change.argmax().item(), 10) == (2, 4)
-
-
-# -- attention ------------------------------------------------------------------------------------------
-
-
-def literal_attention(model, images):
-    """Softmax(q k) of every block, written out: (n, blocks, heads, tokens, tokens)."""
-    backbone, found = model.backbone, []
-    with torch.no_grad():
-        stream = backbone._pos_embed(backbone.patch_embed(images))
-        for block in backbone.blocks:
-            tokens = block.norm1(stream)
-            n, count, width = tokens.shape
-            qkv = F.linear(tokens, block.attn.qkv.weight, block.attn.qkv.bias)
-            q, k, _ = qkv.view(n, count, 3, 2, width // 2).permute(2, 0, 3, 1, 4)  # (n, heads, tokens, 32)
-            weights = torch.exp(q @ k.transpose(-1, -2) / 32**0.5)
-            found.append(weights / weights.sum(-1, keepdim=True))
-            stream = block(stream)
-    return torch.stack(found, dim=1)
-
-
-def test_attention_is_the_models_own(attentive, images):
-    found = attentive.extract_attention_maps(images)
-    wanted = literal_attention(attentive, images)
-    assert found["heads"].shape == (3, 6, 2, 3, 3)
-    close = {"rtol": 1e-4, "atol": 1e-4}  # the large weights make float32 rounding visible
-    torch.testing.assert_close(found["heads"].flatten(3), wanted[:, :, :, 0, 1:], **close)
-    torch.testing.assert_close(found["cls"].flatten(1), wanted[:, -1, :, 0, 1:].mean(1), **close)
-    flow = torch.eye(10)
-    for block in wanted.mean(2).unbind(1):
-        flow = (0.5 * block + 0.5 * torch.eye(10)) @ flow
-    torch.testing.assert_close(found["rollout"].flatten(1), flow[:, 0, 1:], **close)
-
-
 @pytest.mark.parametrize("feature_blocks", [(0, 2), None])
 def test_attention_is_that_of_all_blocks_whatever_the_features_read(images, feature_blocks):
-    model = tiny(feature_blocks=feature_blocks).eval()
-    found = model.extract_attention_maps(images)
-    assert found["heads"].shape[1] == len(model.backbone.blocks) == 6
-    wanted = literal_attention(model, images)[:, -1, :, 0, 1:].mean(1)
-    torch.testing.assert_close(found["cls"].flatten(1), wanted, rtol=1e-4, atol=1e-4)
+    model = tiny(feature_blocks=feature_blocks)
+    maps = model.extract_attention_maps(images)
+    assert maps["heads"].shape[1] == len(model.backbone.blocks) == 6
+    torch.testing.assert_close(maps["cls"], maps["heads"][:, -1].mean(1))
 
 
-def test_attention_to_patches_is_a_share(attentive, images):
-    found = attentive.extract_attention_maps(images)
-    for values in found.values():
-        assert values.min() >= 0 and values.sum((-1, -2)).max() <= 1 + 1e-5
-    class_token = literal_attention(attentive, images)[:, :, :, 0, 0]
-    torch.testing.assert_close(found["heads"].sum((-1, -2)) + class_token, torch.ones(3, 6, 2))
-
-
-def test_without_a_class_token_there_is_no_attention_from_it(model, images):
-    model.backbone.cls_token = None  # as in backbones that average their patches
-    with pytest.raises(ValueError, match="test_vit has no class token"):
-        model.extract_attention_maps(images)
-
-
-def test_attention_of_larger_pictures(attentive):
-    found = attentive.extract_attention_maps(torch.randn(2, 3, 96, 64))
-    assert found["heads"].shape == (2, 6, 2, 6, 4) and found["rollout"].shape == (2, 6, 4)
-
-
-def test_attention_does_not_depend_on_the_fused_kernel_and_restores_it(attentive, images):
-    found = []
-    for fused in (True, False):
-        for number, block in enumerate(attentive.backbone.blocks):
-            block.attn.fused_attn = fused if number else not fused
-        found.append(attentive.extract_attention_maps(images))
-        assert [block.attn.fused_attn for block in attentive.backbone.blocks] == [not fused] + [fused] * 5
-    for name in found[0]:
-        torch.testing.assert_close(found[0][name], found[1][name])
-    with pytest.raises(RuntimeError):
-        attentive.extract_attention_maps(torch.zeros(1, 5, 48, 48))
-    assert [block.attn.fused_attn for block in attentive.backbone.blocks] == [True] + [False] * 5
-    assert not any(block.attn.attn_drop._forward_hooks for block in attentive.backbone.blocks)
-
-
-@pytest.mark.parametrize("name", ["cls", "rollout"])
-def test_attention_depends_on_the_picture_and_on_the_weights(attentive, images, name):
-    before = attentive.extract_attention_maps(images)[name]
-    assert (before[0] - before[1]).abs().max() > 1e-3
-    with torch.no_grad():
-        attentive.backbone.blocks[-1].attn.qkv.weight.copy_(attentive.backbone.blocks[0].attn.qkv.weight)
-    after = attentive.extract_attention_maps(images)[name]
-    assert (before - after).abs().max() > 1e-3
-
-
-def test_create_model_follows_the_settings(config):
-    model = create_model(config.but(hidden_features=20, dropout=0.2, similarity_weight=0.5), CLASSES, pretrained=False)
-    assert isinstance(model.classifier[1], nn.Linear) and model.classifier[1].out_features == 20
+def test_create_model_follows_the_settings_and_the_classes(config):
+    classes = Classes(("good", "scar"), "good")
+    config = config.but(hidden_features=20, dropout=0.2, similarity_weight=0.5, feature_blocks=(1, 2), keep_blocks=4)
+    model = create_model(config, classes, pretrained=False)
+    assert model.classifier[1].out_features == 20 and model.classifier[4].out_features == 2
     assert (model.classifier[0].p, model.similarity_weight, model.image_size) == (0.2, 0.5, 48)
+    assert (model.classes, model.class_names, model.normal_class) == (classes, ("good", "scar"), "good")
+    assert model.settings["feature_blocks"] == (1, 2) and model.vit.depth == 4
+
+
+@pytest.mark.parametrize(("mode", "frozen", "learning"), [("head", 0, 4), ("all", 6, 6), ("all", 0, None)])
+def test_what_learns_has_a_rate_and_the_rest_is_frozen(config, mode, frozen, learning):
+    """Of the head 4 tensors; with all blocks frozen also the final norm's two."""
+    model = create_model(config, CLASSES, pretrained=False)
+    groups = parameter_groups(model, config.but(train_mode=mode, frozen_blocks=frozen))
+    listed = [parameter for group in groups for parameter in group["params"]]
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert {id(parameter) for parameter in listed} == {id(parameter) for parameter in asking}
+    assert len(listed) == (learning or len(list(model.parameters())))
+    assert groups[-1]["lr"] == 1e-2 and all(group["lr"] == 1e-3 for group in groups[:-1])

@@ -5,40 +5,26 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.classifier import tensorboard
-from src.classifier.epochs import Epochs
 from src.classifier.features import PictureDataset, compute_features
-from src.classifier.model import create_model
-from src.classifier.training import train_model
 from src.config import CLASS_NAMES
+from tests.classifier.conftest import CPU, changed, fresh, train, weights
 from tests.conftest import CLASSES
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("quick_figure")
 
 
-@pytest.fixture(autouse=True)
-def quick_figure(monkeypatch):
-    """The confusion matrix has its own tests; drawing it takes longer than an epoch here."""
-    monkeypatch.setattr(tensorboard, "plot_confusion_matrix", lambda *_, **__: Figure(figsize=(1, 1)))
+@pytest.fixture
+def losses(monkeypatch):
+    """The logits and targets that each loss was computed from: of a batch in training, of all images in validation."""
+    calls, plain = [], F.cross_entropy
 
+    def record(logits, targets, **options):
+        calls.append((logits.detach().clone(), targets.clone()))
+        return plain(logits, targets, **options)
 
-def train(model, table, config, folder, **options):
-    return train_model(model, table, config, device=CPU, models=folder / "models", logs=folder / "logs", **options)
-
-
-def fresh(config):
-    return create_model(config, CLASSES, pretrained=False)
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def changed(before, model):
-    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    monkeypatch.setattr(F, "cross_entropy", record)
+    return calls
 
 
 # -- learning -------------------------------------------------------------------------------------------
@@ -102,28 +88,25 @@ def test_the_learning_rate_falls_along_a_cosine(table, config, tmp_path):
     assert list(result.history["lr"]) == pytest.approx(wanted)
 
 
-def test_the_optimiser_is_the_published_one(table, config, tmp_path):
-    config = config.but(learning_rate=2e-5, head_learning_rate=None, weight_decay=1e-4)
-    optimizer = Epochs(fresh(config), config, CPU).optimizer
-    assert type(optimizer) is torch.optim.AdamW
-    assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(2e-5, 1e-4)}
+def test_the_optimiser_is_the_published_one(table, config, tmp_path, monkeypatch):
+    made, published = [], torch.optim.AdamW
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda *args, **kwargs: made.append(published(*args, **kwargs)) or made[0]
+    )
+    config = config.but(epochs=1, learning_rate=2e-5, head_learning_rate=None, weight_decay=1e-4)
+    train(fresh(config), table, config, tmp_path)
+    groups = made[0].param_groups
+    assert len(made) == 1 and {(g["initial_lr"], g["weight_decay"]) for g in groups} == {(2e-5, 1e-4)}
 
 
-def test_every_epoch_has_its_own_order(table, config, tmp_path, monkeypatch):
-    orders, draw = [], Epochs.batches
-
-    def record(self, *arguments):
-        orders.append([])
-        for inputs, truth in draw(self, *arguments):
-            orders[-1] += truth.tolist()
-            yield inputs, truth
-
-    monkeypatch.setattr(Epochs, "batches", record)
+def test_every_epoch_has_its_own_order(table, config, tmp_path, losses):
     train(fresh(config), table, config.but(train_mode="head", epochs=2), tmp_path)
-    first, _, second, validation = orders
     targets = {part: [CLASS_NAMES.index(name) for name in rows["label"]] for part, rows in table.groupby("part")}
+    batches = [truth.tolist() for _, truth in losses]
+    first, second = (sum(batches[start : start + 5], []) for start in (0, 6))
     assert sorted(first) == sorted(second) == sorted(targets["train"])
-    assert targets["train"] != first != second and validation == targets["validation"]
+    assert targets["train"] != first != second
+    assert batches[5] == batches[11] == targets["validation"]
 
 
 @pytest.mark.parametrize("mode", ["all", "head"])
@@ -181,6 +164,11 @@ def test_gradient_checkpointing_changes_memory_only(table, config, tmp_path):
 # -- sums over batches ----------------------------------------------------------------------------------
 
 
+def all_of(rows, model):
+    """The images and targets of a table in one batch."""
+    return PictureDataset(rows, model.transform, torch.from_numpy(CLASSES.indices(rows["label"])))[range(len(rows))]
+
+
 @pytest.fixture
 def plain_descent(monkeypatch):
     """Steps that are proportional to the gradient; those of Adam would hide a wrong factor."""
@@ -192,8 +180,8 @@ def test_a_step_follows_the_mean_loss_of_its_images(table, config, tmp_path, pla
     # A group of 2 images where 8 would have room.
     config = config.but(epochs=1, learning_rate=0.1, head_learning_rate=0.2, dropout=0.0)
     model, trained = fresh(config), fresh(config)
-    images, targets = zip(*PictureDataset(rows, model.transform, CLASSES.indices(rows["label"])), strict=True)
-    F.cross_entropy(model(torch.stack(images))[0], torch.tensor(targets)).backward()
+    images, targets = all_of(rows, model)
+    F.cross_entropy(model(images)[0], targets).backward()
     train(trained, pd.concat([rows, table[table["part"] == "validation"]]), config, tmp_path)
     for (name, before), after in zip(model.named_parameters(), trained.parameters(), strict=True):
         rate = 0.2 if name.startswith("classifier") else 0.1
@@ -218,94 +206,15 @@ def test_two_batches_of_4_are_one_of_8(table, config, tmp_path, plain_descent, r
 
 
 @pytest.mark.parametrize("mode", ["all", "head"])
-def test_loss_and_accuracy_are_pooled_over_uneven_batches(table, config, tmp_path, monkeypatch, mode):
+def test_loss_and_accuracy_are_pooled_over_uneven_batches(table, config, tmp_path, losses, mode):
     table = table.drop(index=table.index[table["part"] == "train"][34:])
-    logits, targets = [], []
-    answer, draw = Epochs.logits, Epochs.batches
-
-    def record_logits(self, inputs):
-        logits.append(answer(self, inputs))
-        return logits[-1]
-
-    def record_targets(self, *arguments):
-        for inputs, truth in draw(self, *arguments):
-            targets.append(truth)
-            yield inputs, truth
-
-    monkeypatch.setattr(Epochs, "logits", record_logits)
-    monkeypatch.setattr(Epochs, "batches", record_targets)
     history = train(fresh(config), table, config.but(train_mode=mode, epochs=1), tmp_path).history.iloc[0]
-    assert [len(batch) for batch in targets] == [8, 8, 8, 8, 2, 8, 4]
-    for part, first, last in (("train", 0, 5), ("val", 5, 7)):
-        found, truth = torch.cat(logits[first:last]).detach(), torch.cat(targets[first:last])
-        probability = found.softmax(1)[torch.arange(len(truth)), truth]
+    assert [len(truth) for _, truth in losses] == [8, 8, 8, 8, 2, 12]
+    for part, calls in (("train", losses[:5]), ("val", losses[5:])):
+        logits, truth = (torch.cat(values) for values in zip(*calls, strict=True))
+        probability = logits.softmax(1)[torch.arange(len(truth)), truth]
         assert history[f"loss_{part}"] == pytest.approx(-probability.log().mean().item(), rel=1e-5)
-        assert history[f"acc_{part}"] == pytest.approx((found.argmax(1) == truth).sum().item() / len(truth))
-
-
-# -- the best epoch -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("right", "losses", "best"),
-    [
-        ((5, 9, 9, 7), (1.0, 0.5, 0.4, 0.1), 3),  # accuracy first, then loss
-        ((5, 9, 9, 9), (1.0, 0.4, 0.4, 0.5), 2),  # the earlier of equals
-        ((9, 5, 5, 5), (2.0, 1.0, 1.0, 1.0), 1),
-    ],
-)
-def test_the_best_epoch_is_kept(table, config, tmp_path, monkeypatch, right, losses, best):
-    kept = []
-
-    def validate(self, epoch, dataset):
-        targets = np.zeros(12, int)
-        predictions = np.arange(12) >= right[len(kept)]
-        kept.append(weights(self.model))
-        return losses[len(kept) - 1], predictions.astype(int), targets
-
-    monkeypatch.setattr(Epochs, "validate", validate)
-    model = fresh(config)
-    result = train(model, table, config.but(train_mode="head", epochs=4), tmp_path)
-    assert result.best_epoch == best
-    assert list(result.history["acc_val"]) == pytest.approx([count / 12 for count in right])
-    assert not changed(kept[best - 1], model)
-    assert changed(kept[best % 4], model)
-
-
-# -- TensorBoard ----------------------------------------------------------------------------------------
-
-
-def events(folder):
-    return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "histograms": 0}).Reload()
-
-
-def test_tensorboard_has_every_curve(table, config, tmp_path):
-    result = train(fresh(config), table, config.but(epochs=2), tmp_path)
-    found = events(tmp_path / "logs" / "tiny")
-    curves = {
-        "Loss/train": "loss_train",
-        "Loss/val": "loss_val",
-        "Accuracy/train": "acc_train",
-        "Accuracy/val": "acc_val",
-        "Learning Rate": "lr",
-    }
-    assert set(curves) <= set(found.Tags()["scalars"])
-    for tag, column in curves.items():
-        assert [event.step for event in found.Scalars(tag)] == [1, 2]
-        assert [event.value for event in found.Scalars(tag)] == pytest.approx(list(result.history[column]))
-    best = result.history.iloc[result.best_epoch - 1]
-    assert found.Scalars("Best/accuracy_val")[0].value == pytest.approx(best["acc_val"])
-
-
-def test_tensorboard_has_images_histograms_and_settings(table, config, tmp_path):
-    train(fresh(config), table, config.but(epochs=2, train_mode="head"), tmp_path)
-    found = events(tmp_path / "logs" / "tiny")
-    (grid,) = found.Images("Images/train, as the model sees them")
-    assert grid.width * grid.height >= 2 * len(CLASS_NAMES) * 48**2  # two images a class
-    assert "Confusion matrix/validation" in found.Tags()["images"]
-    assert [event.step for event in found.Histograms("classifier/4.weight")] == [1, 2]
-    assert "_hparams_/session_start_info" in found.summary_metadata
-    assert b"vit" in found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        assert history[f"acc_{part}"] == pytest.approx((logits.argmax(1) == truth).sum().item() / len(truth))
 
 
 def test_validation_is_without_dropout(table, config, tmp_path):
@@ -313,7 +222,39 @@ def test_validation_is_without_dropout(table, config, tmp_path):
     model = fresh(config)
     history = train(model, table, config, tmp_path).history
     rows = table[table["part"] == "validation"]
-    images, targets = zip(*PictureDataset(rows, model.transform, CLASSES.indices(rows["label"])), strict=True)
+    images, targets = all_of(rows, model)
     with torch.no_grad():
-        loss = F.cross_entropy(model.eval()(torch.stack(images))[0], torch.tensor(targets)).item()
+        loss = F.cross_entropy(model.eval()(images)[0], targets).item()
     assert history["loss_val"].item() == pytest.approx(loss, rel=1e-4)
+
+
+# -- the best epoch -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "margins", "best"),
+    [
+        ((5, 9, 9, 7), (0.1, 0.2, 0.3, 0.5), 3),  # accuracy first, then loss, which falls with the margin
+        ((5, 9, 9, 9), (0.1, 0.3, 0.3, 0.2), 2),  # the earlier of equals
+        ((9, 5, 5, 5), (0.1, 0.5, 0.5, 0.5), 1),
+    ],
+)
+def test_the_best_epoch_is_kept(table, config, tmp_path, monkeypatch, right, margins, best):
+    config, kept = config.but(train_mode="head", epochs=4, batch_size=36), []
+    model, targets = fresh(config), CLASSES.indices(table.loc[table["part"] == "validation", "label"])
+    plain = model.classifier.forward
+
+    def answer(features):
+        """In validation: so many right answers, by a margin, and the rest wrong by it."""
+        if model.training:
+            return plain(features)
+        epoch, named = len(kept), np.where(np.arange(12) < right[len(kept)], targets, (targets + 1) % 6)
+        kept.append(weights(model))
+        return margins[epoch] * F.one_hot(torch.from_numpy(named), 6).float()
+
+    monkeypatch.setattr(model.classifier, "forward", answer)
+    result = train(model, table, config, tmp_path)
+    assert result.best_epoch == best
+    assert list(result.history["acc_val"]) == pytest.approx([count / 12 for count in right])
+    assert not changed(kept[best - 1], model)
+    assert changed(kept[best % 4], model)

@@ -1,44 +1,49 @@
 """A training that stops: interrupted, out of memory, diverged, or finished; and how it goes on."""
 
+import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
-from src.classifier.epochs import Epochs
 from src.classifier.training import train_model
 from src.config import paths
+from src.data.tables import digests
 from src.files import CheckpointError, load_tensors
-from tests.classifier.test_training import CPU, changed, events, fresh, quick_figure, train, weights  # noqa: F401
+from tests.classifier.conftest import changed, events, fresh, train, weights
 
+pytestmark = pytest.mark.usefixtures("quick_figure")
 MODES = ("all", "head")
 
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Makes the n-th batch from now raise an error, once."""
-    answer = Epochs.logits
+    """Makes the n-th loss from now raise an error, once. An epoch computes 5 in training and 1 in validation."""
+    plain = F.cross_entropy
 
-    def arm(batch, error):
+    def arm(number, error):
         calls = []
 
-        def stop(self, inputs):
+        def stop(*args, **options):
             calls.append(1)
-            if len(calls) == batch:
+            if len(calls) == number:
                 raise error
-            return answer(self, inputs)
+            return plain(*args, **options)
 
-        monkeypatch.setattr(Epochs, "logits", stop)
+        monkeypatch.setattr(F, "cross_entropy", stop)
 
     return arm
 
 
 @pytest.fixture
 def forbid_training(monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("a finished training computed something")
 
-    return lambda: monkeypatch.setattr(Epochs, "logits", refuse)
+    return lambda: monkeypatch.setattr(F, "cross_entropy", refuse)
 
 
 def compare(left, right):
@@ -46,30 +51,55 @@ def compare(left, right):
     return left.history[columns].equals(right.history[columns]) and left.best_epoch == right.best_epoch
 
 
-# An epoch is 5 batches of training and 2 of validation; in batches 2 and 11 gradients wait for the next step.
+# At losses 2 and 10 gradients wait for the next step; 12 is the validation of epoch 2.
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("batch", "same_object"), [(2, True), (11, True), (11, False), (13, False)])
-def test_interrupted_and_resumed_is_as_uninterrupted(table, config, tmp_path, stop_at, mode, batch, same_object):
-    blocks = (1, 3) if batch == 11 else None  # features of several blocks are standardised, which must survive too
-    config = config.but(train_mode=mode, accumulate_batches=2, feature_blocks=blocks, head_epochs=2 if blocks else 0)
+@pytest.mark.parametrize(("number", "same_object"), [(2, True), (10, True), (10, False), (12, False)])
+def test_interrupted_and_resumed_is_as_uninterrupted(table, config, tmp_path, stop_at, mode, number, same_object):
+    config = config.but(train_mode=mode, accumulate_batches=2)
     straight = fresh(config)
     wanted = train(straight, table, config, tmp_path / "straight")
 
     model = fresh(config)
-    stop_at(batch, KeyboardInterrupt())
+    stop_at(number, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         train(model, table, config, tmp_path / "broken")
-    if batch == 2:
+    if number == 2:
         assert not changed(weights(fresh(config)), model)  # not half trained
     if not same_object:  # as after a restart; with the same object, as when the cell is run again
         model = fresh(config)
     time.sleep(1 - time.time() % 1)  # event files are read in the order of the seconds in their names
-    found = train(model, table, config, tmp_path / "broken")
+    resumed = train(model, table, config, tmp_path / "broken")
 
-    assert compare(found, wanted) and not changed(weights(straight), model)
+    assert compare(resumed, wanted) and not changed(weights(straight), model)
     scalars = events(tmp_path / "broken" / "logs" / "tiny").Scalars("Loss/train")
     assert [event.step for event in scalars] == [1, 2, 3]
     assert [event.value for event in scalars] == pytest.approx(list(wanted.history["loss_train"]))
+
+
+@pytest.mark.parametrize("number", [8, 14, 20])  # in epoch 2 of the head, and in epochs 1 and 2 of all weights
+@pytest.mark.parametrize("same_object", [True, False])
+def test_a_training_with_a_head_start_resumes_too(table, config, tmp_path, stop_at, number, same_object):
+    # Features of several blocks are standardised, which must survive.
+    config = config.but(accumulate_batches=2, feature_blocks=(1, 3), head_epochs=2)
+    straight = fresh(config)
+    wanted = train(straight, table, config, tmp_path / "straight")
+    model = fresh(config)
+    stop_at(number, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(model, table, config, tmp_path / "broken")
+    model = model if same_object else fresh(config)
+    assert compare(train(model, table, config, tmp_path / "broken"), wanted)
+    assert not changed(weights(straight), model)
+
+
+def test_the_head_start_is_a_training_of_the_head(table, config, tmp_path):
+    """The same code, so the same head as a head-only training with these settings; then all weights go on from it."""
+    model, alone = fresh(config), fresh(config)
+    train(model, table, config.but(head_epochs=2, epochs=1, learning_rate=1e-9, head_learning_rate=1e-9), tmp_path)
+    train(alone, table, config.but(train_mode="head", epochs=2, head_learning_rate=3e-4), tmp_path / "alone")
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-6, rtol=0)
+    assert len(events(tmp_path / "logs" / "tiny.head").Scalars("Loss/train")) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -79,8 +109,8 @@ def test_a_finished_training_returns_at_once(table, config, tmp_path, forbid_tra
     wanted = train(first, table, config, tmp_path)
     forbid_training()
     second = fresh(config)
-    found = train(second, table, config, tmp_path)
-    assert compare(found, wanted) and found.seconds == wanted.seconds
+    again = train(second, table, config, tmp_path)
+    assert compare(again, wanted) and again.seconds == wanted.seconds
     assert not changed(weights(first), second)
 
 
@@ -106,8 +136,42 @@ def test_other_images_are_refused_and_other_workers_are_not(table, config, tmp_p
     config = config.but(train_mode="head", epochs=1)
     train(fresh(config), table, config, tmp_path)
     with pytest.raises(ValueError, match="other settings or images"):
-        train(fresh(config), table.drop(index=table.index[0]), config, tmp_path)
+        train(fresh(config), table.drop(index=table.index[table["part"] == "train"][0]), config, tmp_path)
     assert len(train(fresh(config), table, config.but(workers=1), tmp_path).history) == 1
+
+
+@pytest.mark.parametrize("known", [True, False])  # digests of the pictures, from notebook 2.0
+def test_moved_pictures_are_the_same_and_replaced_ones_are_not(
+    table, config, tmp_path, pictures, forbid_training, known
+):
+    def placed(folder):
+        moved = table.assign(path=[str(folder / file) for file in table["file"]])
+        return moved.assign(digest=digests(moved["path"])) if known else moved
+
+    shutil.copytree(pictures, tmp_path / "a")  # with their times
+    config = config.but(train_mode="head", epochs=1)
+    train(fresh(config), placed(tmp_path / "a"), config, tmp_path)
+    forbid_training()
+    (tmp_path / "a").rename(tmp_path / "b")
+    train(fresh(config), placed(tmp_path / "b"), config, tmp_path)
+    replaced = tmp_path / "b" / table.loc[table["part"] == "train", "file"].iloc[0]
+    Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(replaced)
+    with pytest.raises(ValueError, match="other settings or images"):
+        train(fresh(config), placed(tmp_path / "b"), config, tmp_path)
+
+
+def test_weights_go_by_their_content(table, config, tmp_path, forbid_training):
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    files[0].write_bytes(b"weights")  # only looked at for the identity; the model's own are random
+    config = config.but(train_mode="head", epochs=1, weights=str(files[0]))
+    model = fresh(config)
+    train(model, table, config, tmp_path)
+    forbid_training()
+    files[0].rename(files[1])
+    train(model, table, config.but(weights=str(files[1])), tmp_path)
+    files[1].write_bytes(b"others")
+    with pytest.raises(ValueError, match="other settings or images"):
+        train(model, table, config.but(weights=str(files[1])), tmp_path)
 
 
 def test_resume_false_starts_anew(table, config, tmp_path):
@@ -115,8 +179,8 @@ def test_resume_false_starts_anew(table, config, tmp_path):
     train(fresh(config), table, config.but(learning_rate=1.0), tmp_path)
     old = set((tmp_path / "logs" / "tiny").iterdir())
     wanted = train(fresh(config), table, config, tmp_path / "straight")
-    found = train(fresh(config), table, config, tmp_path, resume=False)
-    assert compare(found, wanted)
+    again = train(fresh(config), table, config, tmp_path, resume=False)
+    assert compare(again, wanted)
     scalars = events(tmp_path / "logs" / "tiny").Scalars("Loss/train")
     assert [event.step for event in scalars] == [1, 2, 3]
     assert old and not old & set((tmp_path / "logs" / "tiny").iterdir())  # the earlier curve is gone
@@ -133,17 +197,17 @@ def test_a_damaged_state_file_is_named(table, config, tmp_path):
         train(fresh(config), table, config.but(epochs=1), tmp_path)
 
 
-@pytest.mark.parametrize("batch", [9, 13])  # training and validation of epoch 2
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_epoch_before(table, config, tmp_path, monkeypatch, batch):
+@pytest.mark.parametrize("number", [9, 12])  # training and validation of epoch 2
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_epoch_before(table, config, tmp_path, monkeypatch, number):
     straight = train(fresh(config), table, config, tmp_path / "straight")
-    answer, calls = Epochs.logits, []
+    plain, calls = F.cross_entropy, []
 
-    def diverge(self, inputs):
+    def diverge(*args, **options):
         calls.append(1)
-        return answer(self, inputs) * (torch.nan if len(calls) == batch else 1)
+        return plain(*args, **options) * (torch.nan if len(calls) == number else 1)
 
-    monkeypatch.setattr(Epochs, "logits", diverge)
-    with pytest.raises(FloatingPointError, match="nan.*epoch 2.*kept"):
+    monkeypatch.setattr(F, "cross_entropy", diverge)
+    with pytest.raises(FloatingPointError, match=r"nan.*after epoch 1 is kept in .*tiny\.training\.pt"):
         train(fresh(config), table, config, tmp_path)
     assert len(load_tensors(tmp_path / "models" / "tiny.training.pt")["history"]) == 1
     assert compare(train(fresh(config), table, config, tmp_path), straight)
@@ -172,16 +236,19 @@ def test_other_errors_are_not_called_a_lack_of_memory(table, config, tmp_path, s
         train(fresh(config), table, config, tmp_path)
 
 
-def test_float16_scaling_resumes_too(config):
-    assert not Epochs(fresh(config), config, CPU).scaler.is_enabled()  # float32 needs none
-    half = config.but(precision="float16")
-    epochs = Epochs(fresh(half), half, CPU)
-    assert epochs.scaler.is_enabled()
-    epochs.scaler.scale(torch.ones(1))
-    epochs.scaler.update(8.0)
-    again = Epochs(fresh(half), half, CPU)
-    again.load_state(epochs.state())
-    assert again.scaler.get_scale() == 8.0
+def test_float16_scaling_resumes_too(table, config, tmp_path, stop_at):
+    config, file = config.but(train_mode="head", precision="float16"), tmp_path / "models" / "tiny.training.pt"
+    steps = []
+    for number in (8, 8):  # in epoch 2, then in epoch 3
+        stop_at(number, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(fresh(config), table, config, tmp_path)
+        steps.append(load_tensors(file)["scaler"]["_growth_tracker"])
+    assert steps == [5, 10]  # batches since the scale last changed; float32 needs no scale
+    stop_at(8, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(config), table, config.but(precision="float32"), tmp_path / "float32")
+    assert load_tensors(tmp_path / "float32" / "models" / "tiny.training.pt")["scaler"] == {}
 
 
 def test_default_folders_are_those_of_paths():

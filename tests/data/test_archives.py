@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from src.data.archives import install
-from src.data.manifest import CLASSES, MVTEC, PARTS, DataError, files_below
+from src.data.archives import files_below, install
+from src.data.manifest import CLASSES, MVTEC, PARTS, DataError
 from tests.data.test_manifest import FOLDERS, draw, make_both, make_classes, make_mvtec, state
 
 Usage = namedtuple("Usage", "total used free")
@@ -58,11 +58,11 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path, name, suffix):
     assert not (tmp_path / "evil").exists()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize("member_type", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 @pytest.mark.parametrize("target", ["/etc/passwd", "b.png"])
-def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind, target):
+def test_links_and_devices_in_a_tar_are_refused(tmp_path, member_type, target):
     member = tarfile.TarInfo("pinhole/a.png")
-    member.type, member.linkname = kind, target
+    member.type, member.linkname = member_type, target
     with tarfile.open(tmp_path / "bad.tar", "w") as opened:
         opened.addfile(member)
     with pytest.raises(DataError, match="bad.tar.*pinhole/a.png.* is a (link|special file)"):
@@ -146,18 +146,51 @@ def test_additions_of_other_systems_do_no_harm(tmp_path):
 def test_only_what_is_wanted_is_taken(tmp_path):
     assert install(make_both(tmp_path / "set"), tmp_path / "data", wanted=(MVTEC,)) == {MVTEC}
     assert [path.name for path in (tmp_path / "data").iterdir()] == [MVTEC]
-    with pytest.raises(DataError, match="set holds no leather_defect_classification.*six classes"):
+    with pytest.raises(DataError, match="set holds no leather_defect_classification.*six classes.*set LEATHER_DATA"):
         install(make_mvtec(tmp_path / "else" / "set"), tmp_path / "data", wanted=(CLASSES,))
 
 
 def test_incomplete_and_double_sets_are_refused(tmp_path):
-    with pytest.raises(DataError, match="five has no image of pinhole"):
+    with pytest.raises(DataError, match=f"five has no image of {CLASSES}/pinhole"):
         install_all(make_classes(tmp_path / "five", folders=FOLDERS[:-1]))
+    shutil.rmtree(make_mvtec(tmp_path / "half" / MVTEC) / "leather" / "train")
+    with pytest.raises(DataError, match="half has no image of mvtec/leather/train/good"):
+        install_all(tmp_path / "half")
     make_classes(tmp_path / "two" / "a")
     make_classes(tmp_path / "two" / "b")
     with pytest.raises(DataError, match="two holds .* twice, in 'a' and 'b'"):
         install_all(tmp_path / "two")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("top/Loose grain/a.JPG", f"{CLASSES}/Loose grain/a.JPG"),
+        ("top/hides.csv", f"{CLASSES}/hides.csv"),
+        ("x/mvtec/leather/test/poke/0.png", "mvtec/leather/test/poke/0.png"),
+        ("top/pinhole/notes.txt", None),
+        ("top/other/a.png", None),
+        ("top/a.png", None),
+        ("__MACOSX/top/pinhole/._a.png", None),
+        ("top/pinhole/._a.png", None),
+        (".incoming/pinhole/a.png", None),
+        ("x/mvtec/leather/license/a.png", None),
+    ],
+)
+def test_a_file_is_placed_by_its_folders(tmp_path, file, place):
+    make_classes(tmp_path / "set" / "top")
+    make_mvtec(tmp_path / "set" / "x" / "mvtec")
+    (tmp_path / "set" / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "set" / file).touch()
+    files = set(install_all(tmp_path / "set"))
+    assert len(files) == 6 * 2 + 7 + (place is not None) and (place is None or place in files)
+
+
+@pytest.mark.parametrize("below", ["", "mvtec_anomaly_detection/", "mvtec-leather/"])
+def test_one_category_need_not_be_named(tmp_path, below):
+    archive = zip_folder(make_mvtec(tmp_path / "made") / "leather", tmp_path / "a.zip", below=below)
+    assert {file.rpartition("/test/")[0] for file in install_all(archive) if "/test/" in file} == {"mvtec/leather"}
 
 
 def test_a_read_only_folder_is_copied_and_left_alone(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -13,14 +15,19 @@ import gdown
 import kagglehub
 import pytest
 
-from src.config import CLASS_NAMES, paths
+from src.config import CLASS_NAMES, MVTEC_FOLDER, paths
 from src.data import download
+from src.data.archives import files_below
 from src.data.download import DownloadError, acquire, find_data
-from src.data.manifest import CLASSES, MVTEC, DataError, files_below
+from src.data.manifest import CLASSES, MVTEC, DataError
+from src.data.splits import split_index
+from src.data.tables import class_root, classes_of, index_images
 from src.synthetic import sample
 from tests.data.test_archives import tar_folder, zip_folder
 from tests.data.test_manifest import draw, make_both, make_classes, make_mvtec, state, use_project
 
+ROOT = Path(__file__).resolve().parents[2]
+PINHOLE = f"{CLASSES}/pinhole"
 NOBODY = "http://127.0.0.1:9/nobody-listens-here"
 Usage = namedtuple("Usage", "total used free")
 
@@ -46,12 +53,11 @@ def raise_(error: BaseException):
 
 def test_a_zip_with_both_sets(tmp_path, data):
     archive = zip_folder(make_both(tmp_path / "set"), tmp_path / "both.zip", below="top/")
-    result = acquire(local=archive)
-    assert (result.name, result.root) == (download.REAL_NAME, data)
-    assert result.entry["source"] == {CLASSES: "both.zip", MVTEC: "both.zip"}
-    assert result.counts[CLASSES] == dict.fromkeys(CLASS_NAMES, 2)
-    assert result.table["images"].sum() == 6 * 2 + 7
-    assert result.table.iloc[-1].tolist() == [f"{MVTEC}/leather", "ground_truth", "cut", 2]
+    entry = acquire(local=archive)
+    assert find_data() == (download.REAL_NAME, data)
+    assert entry.source == {CLASSES: "both.zip", MVTEC: "both.zip"}
+    assert [entry.counts[f"{CLASSES}/{name}"] for name in CLASS_NAMES] == [2] * 6
+    assert entry.table["images"].sum() == 6 * 2 + 7
     assert sorted(path.name for path in data.iterdir()) == [CLASSES, "manifest.json", MVTEC]
 
 
@@ -69,18 +75,18 @@ def test_each_part_may_come_from_elsewhere(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     make_classes(tmp_path / "six", images=1)
-    assert set(acquire(local="~/six").counts) == {CLASSES}
-    assert "lacks mvtec, which notebook 3.0 needs" in caplog.text
+    assert set(acquire(local="~/six").source) == {CLASSES}
+    assert "MVTec AD is optional: get it from" in caplog.text
     archive = tar_folder(make_mvtec(tmp_path / "made") / "leather", tmp_path / "leather.tar.xz", name="leather")
-    result = acquire(local="~/six", mvtec_local=archive)
-    assert result.entry["source"] == {CLASSES: "six", MVTEC: "leather.tar.xz"}
-    assert result.counts[MVTEC]["leather"]["train"] == {"good": 2}
+    entry = acquire(local="~/six", mvtec_local=archive)
+    assert entry.source == {CLASSES: "six", MVTEC: "leather.tar.xz"}
+    assert entry.counts["mvtec/leather/train/good"] == 2
 
 
 def test_a_missing_mask_is_a_warning(tmp_path, caplog):
     (make_both(tmp_path / "set") / MVTEC / "leather" / "ground_truth" / "cut" / "001_mask.png").unlink()
     acquire(local=tmp_path / "set")
-    assert "lacks mvtec/leather/ground_truth/cut/001_mask.png" in caplog.text
+    assert "mvtec/leather/test/cut/001.png has no ground truth" in caplog.text
 
 
 def test_wrong_paths_and_settings(tmp_path):
@@ -153,20 +159,20 @@ def arrived_bytes(data: Path) -> int:
 
 
 def test_drive_in_one_go(data, drive):
-    result = acquire("drive")
-    assert result.name == download.REAL_NAME
-    assert result.counts[CLASSES]["pinhole"] == 3
-    assert result.entry["source"] == {CLASSES: "drive", MVTEC: "drive"}
+    entry = acquire("drive")
+    assert find_data() == (download.REAL_NAME, data)
+    assert entry.counts[PINHOLE] == 3
+    assert entry.source == {CLASSES: "drive", MVTEC: "drive"}
     assert sorted(path.name for path in data.iterdir()) == [CLASSES, "manifest.json", MVTEC], "the zip is gone"
-    assert acquire("auto") == acquire("drive") == result
+    assert acquire("auto") == acquire("drive") == entry
     assert drive.ranges == [0], "fetched once"
 
 
 def test_drive_fetches_what_is_missing_only(data, drive):
     make_classes(data / CLASSES)
-    result = acquire("drive")
-    assert result.counts[CLASSES]["pinhole"] == 2, "kept"
-    assert result.entry["source"] == {CLASSES: "found there", MVTEC: "drive"}
+    entry = acquire("drive")
+    assert entry.counts[PINHOLE] == 2, "kept"
+    assert entry.source == {CLASSES: "found there", MVTEC: "drive"}
 
 
 def test_a_broken_download_goes_on_where_it_stopped(data, drive):
@@ -176,7 +182,7 @@ def test_a_broken_download_goes_on_where_it_stopped(data, drive):
     arrived = arrived_bytes(data)
     assert 0 < arrived < len(drive.content)
     drive.stop_after = None
-    assert acquire("drive").counts[CLASSES]["pinhole"] == 3
+    assert acquire("drive").counts[PINHOLE] == 3
     assert arrived in drive.ranges
 
 
@@ -191,7 +197,7 @@ def test_control_c_keeps_what_arrived(data, drive, monkeypatch):
             acquire("drive")
     arrived = arrived_bytes(data)
     assert arrived > 0
-    assert acquire("auto").entry["source"][CLASSES] == "drive"
+    assert acquire("auto").source[CLASSES] == "drive"
     assert arrived in drive.ranges
 
 
@@ -248,16 +254,15 @@ def kaggle(tmp_path, drive, monkeypatch):
 
 
 def test_after_a_quota_auto_takes_kaggle(quota, kaggle, caplog):
-    result = acquire("auto")
-    assert (result.name, result.entry["source"]) == (download.REAL_NAME, {CLASSES: "kaggle"})
+    assert acquire("auto").source == {CLASSES: "kaggle"} and find_data()[0] == download.REAL_NAME
     assert "drive failed: Too many users" in caplog.text
-    assert "lacks mvtec" in caplog.text
+    assert "MVTec AD is optional" in caplog.text
 
 
 def test_kaggle_with_mvtec_from_a_folder(tmp_path, kaggle):
-    result = acquire("kaggle", mvtec_local=make_mvtec(tmp_path / "mine"))
-    assert result.entry["source"] == {CLASSES: "kaggle", MVTEC: "mine"}
-    assert acquire("auto") == result
+    entry = acquire("kaggle", mvtec_local=make_mvtec(tmp_path / "mine"))
+    assert entry.source == {CLASSES: "kaggle", MVTEC: "mine"}
+    assert acquire("auto") == entry
     assert kaggle == ["praveen2084/leather-defect-classification"]
     assert files_below(tmp_path / "cache"), "the cache is Kaggle's"
 
@@ -277,10 +282,10 @@ def test_a_named_source_without_network_is_an_error(data, source):
 
 def test_auto_without_network_takes_the_sample_and_says_so(data, capsys):
     start = time.monotonic()
-    result = acquire("auto")
+    entry = acquire("auto")
     assert time.monotonic() - start < 5
-    assert (result.name, result.root) == ("sample", data / "sample")
-    assert result.entry["source"] == {CLASSES: "generated", MVTEC: "generated"}
+    assert find_data() == ("sample", data / "sample")
+    assert entry.source == {CLASSES: "generated", MVTEC: "generated"}
     assert "#  NO NETWORK: THE BUILT-IN SAMPLE IS USED" in capsys.readouterr().out
     assert not (data / CLASSES).exists()
 
@@ -296,9 +301,89 @@ def test_a_folder_that_leather_data_names_is_only_read(tmp_path, monkeypatch):
     theirs = make_both(tmp_path / "theirs")
     monkeypatch.setattr(paths, "data", theirs)
     before = state(theirs)
-    result = acquire(local=tmp_path / "set")
-    assert (result.name, result.root) == (download.REAL_NAME, theirs)
+    assert acquire(local=tmp_path / "set").source == {CLASSES: "found there", MVTEC: "found there"}
+    assert find_data() == (download.REAL_NAME, theirs)
     assert state(theirs) == before
+
+
+OWN_CLASSES = {"two classes": ("good", "Scratched"), "7": (*CLASS_NAMES, "wrinkle")}
+
+
+@pytest.mark.parametrize("below", [".", CLASSES])
+@pytest.mark.parametrize(("folder", "names"), OWN_CLASSES.items())
+@pytest.mark.parametrize("with_mvtec", [False, True])
+def test_own_classes_are_taken_recorded_and_named_by_their_folder(
+    tmp_path, monkeypatch, capsys, folder, names, below, with_mvtec
+):
+    theirs = tmp_path / "hides" / folder
+    make_classes(theirs / below, folders=names, images=20)
+    if with_mvtec:
+        make_mvtec(theirs / MVTEC)
+    monkeypatch.setattr(paths, "data", theirs)
+    monkeypatch.delenv("LEATHER_NORMAL_CLASS", raising=False)
+    assert download.main([]) == 0
+    assert f"{folder.replace(' ', '_')} in " in capsys.readouterr().out
+    rows = acquire().table.query("split == 'all'")
+    assert dict(zip(rows["type"], rows["images"], strict=True)) == dict.fromkeys(names, 20)
+
+    name, root = find_data()
+    assert (name, root) == (folder.replace(" ", "_"), theirs)
+    table = index_images(class_root(root))
+    classes = classes_of(table)
+    assert set(classes.names) == set(names) and classes.normal == ("good" if "good" in names else "non_defective")
+    assert set(classes.indices(table["label"])) == set(range(len(names)))
+    parts = split_index(table, "random-80-20").groupby(["label", "part"]).size()
+    assert set(parts.unstack().itertuples(index=False, name=None)) == {(4, 14, 2)}
+    with pytest.raises(ValueError, match="hide-60-20-20 needs .*2.0-EDA"):
+        split_index(table, "hide-60-20-20")
+    shared = table.assign(group=[f"hide {i % 5}" for i in range(len(table))], copy_of=table["file"])
+    split = split_index(shared, "hide-60-20-20")
+    assert (split.groupby("group")["part"].nunique() == 1).all() and split["label"].nunique() == len(names)
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("Shop No. 3 (old)", "Shop_No_3_old"),
+        ("größe-1_b", "größe-1_b"),
+        ("sample", None),
+        ("eda", None),
+        ("best_modelo_kaggle_dataset", None),
+        ("(!)", None),
+    ],
+)
+def test_a_run_on_own_classes_never_has_the_name_of_something_else(tmp_path, monkeypatch, folder, expected):
+    theirs = make_classes(tmp_path / "hides" / folder, folders=("good", "bad"))
+    monkeypatch.setattr(paths, "data", theirs)
+    if expected:
+        assert find_data() == (expected, theirs)
+    else:
+        with pytest.raises(ValueError, match="rename the folder"):
+            find_data()
+
+
+def test_the_published_classes_elsewhere_are_no_kaggle_set(tmp_path, monkeypatch):
+    """Only a folder leather_defect_classification with exactly the six classes has the published set's name."""
+    monkeypatch.setattr(paths, "data", make_classes(tmp_path / "mine"))
+    assert find_data()[0] == "mine"
+    monkeypatch.setattr(paths, "data", make_both(tmp_path / "theirs"))
+    assert find_data()[0] == download.REAL_NAME
+    make_classes(tmp_path / "theirs" / CLASSES, folders=("wrinkle",))
+    assert find_data()[0] == "theirs"
+
+
+def test_the_sample_is_called_so_wherever_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "data", make_both(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere" / "sample.json").touch()
+    assert find_data() == ("sample", tmp_path / "elsewhere")
+
+
+def test_a_folder_that_leather_data_names_is_never_replaced_by_the_sample(tmp_path, monkeypatch, data):
+    make_both(data / "sample")
+    monkeypatch.setattr(paths, "data", make_mvtec(tmp_path / "theirs" / MVTEC_FOLDER).parent)
+    with pytest.raises(FileNotFoundError, match="theirs holds no .*LEATHER_DATA"):
+        find_data()
+    assert find_data("sample") == ("sample", data / "sample")
 
 
 @pytest.mark.parametrize("options", [{}, {"source": "drive"}, {"local": "set"}])
@@ -324,6 +409,19 @@ def test_find_data(data, caplog):
     assert find_data("sample") == ("sample", data / "sample")
     with pytest.raises(ValueError, match="'real'; expected one of"):
         find_data("real")
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("src.data.download", ("torch", "sklearn", "scipy", "matplotlib")),
+        ("src.config, src.files, src.data.splits", ("torch", "matplotlib")),
+    ],
+)
+def test_no_command_on_data_waits_for_what_it_does_not_need(modules, heavy):
+    program = f"import sys, {modules}; print(*set({heavy}) & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []
 
 
 def test_the_command_line(tmp_path, capsys, monkeypatch):

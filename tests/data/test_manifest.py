@@ -1,7 +1,8 @@
-"""What is in a set: layout, counts, masks, decoding, and the manifest. Other tests take their tiny sets from here."""
+"""What is in a data folder: counts, decoding, and the manifest. Other tests take their tiny sets from here."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -12,7 +13,8 @@ from PIL import Image
 
 from src.config import CLASS_NAMES, paths
 from src.data import manifest
-from src.data.manifest import CLASSES, MVTEC, DataError, place_file, record
+from src.data.archives import files_below
+from src.data.manifest import CLASSES, MVTEC, DataError, Entry, record
 from src.data.pictures import UnreadableImageError
 
 FOLDERS = ("Folding marks", "Grain off", "Growth mark", "loose_grains", "non-defective", "pinhole")
@@ -46,7 +48,7 @@ def make_both(root: Path) -> Path:
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file below a folder with its size and time of change."""
-    files = {name: path.stat() for name, path in manifest.files_below(folder).items()}
+    files = {name: path.stat() for name, path in files_below(folder).items()}
     return {name: (info.st_size, info.st_mtime_ns) for name, info in files.items()}
 
 
@@ -64,61 +66,61 @@ def data(monkeypatch, tmp_path):
     return make_both(use_project(monkeypatch, tmp_path))
 
 
-def check(data: Path, *, thorough: bool = False, **origins: str) -> dict:
+def check(data: Path, *, thorough: bool = False, **origins: str) -> Entry:
     return record(data, "data", origins=origins, thorough=thorough)
 
 
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("top/Loose grain/a.JPG", (CLASSES, "top", "Loose grain/a.JPG")),
-        ("pinhole/a.png", (CLASSES, "", "pinhole/a.png")),
-        ("top/hides.csv", (CLASSES, "top", "hides.csv")),
-        ("x/mvtec/carpet/test/cut/0.png", ("mvtec/carpet", "x/mvtec/carpet", "test/cut/0.png")),
-        (
-            "./mvtec_anomaly_detection/train/good/0.png",
-            ("mvtec/leather", "mvtec_anomaly_detection", "train/good/0.png"),
-        ),
-        ("train/good/0.png", ("mvtec/leather", "", "train/good/0.png")),
-        ("pinhole/notes.txt", None),
-        ("other/a.png", None),
-        ("a.png", None),
-        ("__MACOSX/pinhole/._a.png", None),
-        ("pinhole/._a.png", None),
-        (".incoming/pinhole/a.png", None),
-    ],
-)
-def test_a_file_is_placed_by_its_folders(file, expected):
-    assert place_file(file) == expected
+MVTEC_IMAGES = {"train/good": 2, "test/cut": 2, "test/good": 1, "ground_truth/cut": 2}
 
 
 def test_counts(data):
-    draw(data / CLASSES / "odd" / "a.png")
-    assert check(data)["counts"] == {
-        CLASSES: dict.fromkeys(CLASS_NAMES, 2) | {"odd": 1},
-        MVTEC: {"leather": {"train": {"good": 2}, "test": {"cut": 2, "good": 1}, "ground_truth": {"cut": 2}}},
+    classes = {f"{CLASSES}/{name}": 2 for name in CLASS_NAMES}
+    assert check(data).counts == classes | {f"{MVTEC}/leather/{place}": n for place, n in MVTEC_IMAGES.items()}
+    table = check(data).table
+    assert table.iloc[:6].to_numpy().tolist() == [[CLASSES, "all", name, 2] for name in CLASS_NAMES]
+    assert {(row.set, f"{row.split}/{row.type}", row.images) for row in table.iloc[6:].itertuples()} == {
+        (f"{MVTEC}/leather", place, images) for place, images in MVTEC_IMAGES.items()
     }
 
 
-def test_what_is_missing_is_named(data):
-    for image in (data / CLASSES / "Grain off").iterdir():
-        image.rename(image.with_suffix(".txt"))
-    with pytest.raises(DataError, match="data has no image of grain_off. Add what is missing"):
+@pytest.mark.parametrize(
+    ("folders", "counts"),
+    [
+        (("good", "Scratches", "Pinholes"), {"pinhole": 2, "Scratches": 2, "good": 2}),
+        ((*FOLDERS, "odd"), dict.fromkeys((*CLASS_NAMES, "odd"), 2)),
+    ],
+)
+def test_classes_are_the_folders_that_are_there(monkeypatch, tmp_path, folders, counts):
+    data = use_project(monkeypatch, tmp_path)
+    make_classes(data / CLASSES, folders=folders)
+    assert list(check(data).counts.items()) == [(f"{CLASSES}/{name}", n) for name, n in counts.items()]
+
+
+def test_class_folders_without_a_folder_around_them_are_called_by_the_data_folder(tmp_path, data, monkeypatch):
+    theirs = make_classes(tmp_path / "my hides", folders=("good", "bad"))
+    make_mvtec(theirs / MVTEC)
+    entry = record(theirs, "external", origins={}, thorough=False)
+    assert entry.source == {"my hides": "found there", MVTEC: "found there"}
+    assert entry.table.iloc[:2].to_numpy().tolist() == [["my hides", "all", "bad", 2], ["my hides", "all", "good", 2]]
+    assert sorted(entry.sizes)[0] == "bad/bad 01 (0).png"
+    assert check(data).counts != entry.counts
+    assert record(theirs, "external", origins={}, thorough=True) == entry
+    monkeypatch.setenv("LEATHER_NORMAL_CLASS", "fine")
+    with pytest.raises(ValueError, match="set LEATHER_NORMAL_CLASS to one of bad, good"):
+        record(theirs, "external", origins={}, thorough=False)
+
+
+def test_what_is_missing_is_named(data, monkeypatch):
+    for folder in FOLDERS[1:]:
+        for image in (data / CLASSES / folder).iterdir():
+            image.rename(image.with_suffix(".txt"))
+    with pytest.raises(FileNotFoundError, match=r"fewer than two classes \(folding_marks\)"):
         check(data)
-    for image in (data / CLASSES / "Grain off").iterdir():
-        image.rename(image.with_suffix(".png"))
-    for image in (data / MVTEC / "leather" / "train" / "good").iterdir():
-        image.unlink()
-    with pytest.raises(DataError, match="no image of leather/train/good or leather/test. Get the set again"):
+    make_classes(data / CLASSES, folders=("fine", "scratched"))
+    monkeypatch.delenv("LEATHER_NORMAL_CLASS", raising=False)
+    with pytest.raises(ValueError, match="set LEATHER_NORMAL_CLASS to one of folding_marks, fine, scratched"):
         check(data)
     assert not paths.manifest.exists()
-
-
-def test_missing_masks_are_listed(data):
-    mask = data / MVTEC / "leather" / "ground_truth" / "cut" / "001_mask.png"
-    assert check(data)["missing_masks"] == []
-    mask.unlink()
-    assert check(data, mvtec="new")["missing_masks"] == ["mvtec/leather/ground_truth/cut/001_mask.png"]
 
 
 def test_an_unreadable_image_is_named(data):
@@ -129,12 +131,14 @@ def test_an_unreadable_image_is_named(data):
 
 
 def test_the_manifest_says_what_is_there(data, tmp_path):
-    pictures = (path for path in sorted((data / CLASSES).glob("*/*")) if path.suffix.lower() != ".txt")
-    hides = "path,label,hide\n" + "".join(f"{path.parent.name}/{path.name},x,1\n" for path in pictures)
+    hides = "path,label,hide\n" + "".join(
+        f"{file.relative_to(data / CLASSES).as_posix()},,1\n" for file in (data / CLASSES).rglob("*.png")
+    )
     (data / CLASSES / "hides.csv").write_text(hides)
-    check(data, **{CLASSES: "kaggle"})
+    kept = check(data, **{CLASSES: "kaggle"})
     manifest = json.loads(paths.manifest.read_text())
-    entry = manifest["sources"][manifest["current"]]
+    entry = manifest["entries"]["data"]
+    assert entry == dataclasses.asdict(kept)
     file = f"{CLASSES}/hides.csv"
     assert entry["source"] == {CLASSES: "kaggle", MVTEC: "found there"}
     assert entry["root"] == "data"
@@ -167,16 +171,22 @@ def test_changes_are_noticed(data):
     with pytest.raises(DataError, match="3 files .*extra.png.* delete .*manifest.json"):
         check(data)
     paths.manifest.unlink()
-    assert check(data)["counts"][CLASSES]["pinhole"] == 2
+    assert check(data).counts[f"{CLASSES}/pinhole"] == 2
     check(data, thorough=True)
+
+
+def test_a_manifest_of_an_older_form_is_made_anew(data):
+    paths.manifest.write_text(json.dumps({"current": "data", "sources": {"data": {"counts": {CLASSES: {}}}}}))
+    entry = check(data)
+    assert list(json.loads(paths.manifest.read_text())) == ["entries"] and check(data, thorough=True) == entry
 
 
 def test_a_part_that_comes_or_goes_is_recorded(data, tmp_path):
     check(data, **{CLASSES: "kaggle", MVTEC: "leather.zip"})
     (data / MVTEC).rename(tmp_path / "away")
-    assert check(data)["source"] == {CLASSES: "kaggle"}
+    assert check(data).source == {CLASSES: "kaggle"}
     (tmp_path / "away").rename(data / MVTEC)
-    assert check(data)["source"] == {CLASSES: "kaggle", MVTEC: "found there"}
+    assert check(data).source == {CLASSES: "kaggle", MVTEC: "found there"}
 
 
 def test_the_manifest_is_replaced_whole_or_not_at_all(data, monkeypatch):

@@ -1,16 +1,17 @@
-"""`load_image` and `load_mask`: odd pictures become upright RGB, damaged ones an error with a name."""
+"""The one reader: odd pictures become upright RGB, damaged ones an error with a name."""
 
 import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from src.data import pictures
-from src.data.pictures import UnreadableImageError, load_image, load_mask
+from src.data.pictures import UnreadableImageError, is_picture, load_image, load_mask
 
 WIDTH, HEIGHT = 6, 4
 
@@ -19,8 +20,8 @@ def plain(mode, colour):
     return lambda: Image.new(mode, (WIDTH, HEIGHT), colour)
 
 
-def deep(value, kind="<u2"):
-    return lambda: Image.fromarray(np.full((HEIGHT, WIDTH), value, dtype=kind))
+def deep(value, dtype="<u2"):
+    return lambda: Image.fromarray(np.full((HEIGHT, WIDTH), value, dtype=dtype))
 
 
 def palette():
@@ -37,6 +38,22 @@ def encoded(image, form, **options):
 
 def photograph():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((f"a.{suffix}", True) for suffix in ("jpg", "JPEG", "png", "Bmp", "tif", "TIFF", "webp")),
+        ("hide 3/b.jpg", True),
+        ("a.gif", False),
+        ("a.jpg.txt", False),
+        ("jpg", False),
+        ("._a.jpg", False),  # macOS adds such files
+        (".jpg", False),
+    ],
+)
+def test_what_counts_as_a_picture(name, expected):
+    assert is_picture(name) == is_picture(Path(name)) == expected
 
 
 @pytest.mark.parametrize(
@@ -150,8 +167,8 @@ def test_damaged_bytes_give_a_picture_or_the_one_error(tmp_path, form, options):
 
 
 def png_header(width, height):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 99)), chunk(b"IEND", b"")

@@ -5,18 +5,30 @@ import pandas as pd
 import pytest
 
 from src.config import CLASS_NAMES, FOLD_PROTOCOLS, PROTOCOLS, paths
-from src.data.splits import PARTS, distinct, load_split, rotations, save_split, split_folds, split_index
-from tests.conftest import NORMAL_CLASS
+from src.data.splits import (
+    PARTS,
+    mvtec_split,
+    protocol_name,
+    rotations,
+    split_folds,
+    split_index,
+    transfer_normals,
+)
 
+NORMAL_CLASS = "non_defective"
 DEFECTS = [name for name in CLASS_NAMES if name != NORMAL_CLASS]
 
 
 def table_of(sizes, *, groups=None):
-    """A table without files: ``sizes`` images by class; each its own group, or dealt to so many shared groups."""
+    """A table without files or copies: ``sizes`` images by class; each its own group, or dealt to shared groups."""
     labels = [name for name, size in sizes.items() for _ in range(size)]
     files = [f"{name}/{number}.png" for number, name in enumerate(labels)]
     hides = files if groups is None else [f"hide {number % groups}" for number in range(len(files))]
     return pd.DataFrame({"path": files, "file": files, "label": labels, "group": hides, "copy_of": files})
+
+
+def distinct(table):
+    return table[table["copy_of"] == table["file"]]
 
 
 @pytest.fixture(params=range(4))
@@ -70,8 +82,8 @@ def test_no_group_is_on_two_sides(seed):
 )
 def test_hide_split_shares_equal_hides_out_by_hand(hides, expected):
     table = split_index(table_of({"pinhole": 4 * hides}, groups=hides), "hide-60-20-20")
-    found = table.groupby("part")["group"].nunique()
-    assert tuple(found[part] for part in ("test", "validation", "train")) == expected
+    counts = table.groupby("part")["group"].nunique()
+    assert tuple(counts[part] for part in ("test", "validation", "train")) == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -102,14 +114,32 @@ def test_random_split_puts_hides_on_both_sides_as_it_says():
             "no image of grain_off for validation.*has 2 images",
         ),
         (table_of({"pinhole": 60}, groups=2), "hide-60-20-20", "at least 3 hides; there are 2"),
-        (table_of({"pinhole": 60, "grain_off": 1}, groups=9), "hide-60-20-20", "grain_off.*1 images on 1 hides"),
-        (table_of({"pinhole": 60}), "hide-60-20-20", "every image is its own hide.*hides.csv.*random-80-20"),
+        (table_of({"pinhole": 60, "grain_off": 1}, groups=9), "hide-60-20-20", "grain_off.* has 1 images on 1 hides"),
+        (table_of({"pinhole": 60}), "hide-60-20-20", "on a hide of its own.*hides.csv.*random-80-20"),
         (table_of({"pinhole": 9}).assign(group=[None, "a", "b"] * 3), "hide-60-20-20", "hide; 3 have none"),
     ],
 )
 def test_impossible_splits_are_refused(table, protocol, message):
     with pytest.raises(ValueError, match=message):
         split_index(table, protocol)
+
+
+BY_HIDE = ("hide-60-20-20", *FOLD_PROTOCOLS)
+
+
+def split_by(protocol, table):
+    return split_index(table, protocol) if protocol in PROTOCOLS else split_folds(table, protocol)
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, *FOLD_PROTOCOLS])
+def test_what_a_protocol_promises_needs_the_list_of_notebook_2(audited, protocol):
+    needed = (["copy_of"] if protocol != "random-80-20" else []) + (["group"] if protocol in BY_HIDE else [])
+    for column in needed:
+        with pytest.raises(ValueError, match=f"{protocol} needs .*2.0-EDA-Leather-Defect-dataset.ipynb"):
+            split_by(protocol, audited.drop(columns=column))
+    if "group" not in needed:
+        plain = split_by(protocol, audited.drop(columns=["group", "copy_of"][: 2 - len(needed)]))
+        assert plain["part"].equals(split_by(protocol, audited)["part"])
 
 
 # -- folds ----------------------------------------------------------------------------------------------
@@ -137,48 +167,49 @@ def test_no_copy_crosses_where_hides_do(audited, protocol):
 
 def test_the_files_of_the_real_set_keep_hides_apart_and_are_what_the_seed_draws():
     folder = paths.root / "reports" / "baselines" / "splits"
-    whole, distinct_ones = (pd.read_csv(folder / f"random-{name}.csv.gz") for name in ("80-20", "60-20-20"))
-    assert (len(whole), len(distinct_ones)) == (3600, 3023)
-    for split, protocol in ((whole, "random-80-20"), (distinct_ones, "random-60-20-20")):
-        again = split_index(
-            split.rename(columns={"path": "file"}).drop(columns="part").assign(copy_of=split["path"]), protocol
+    files = {file.relative_to(folder).as_posix().removesuffix(".csv.gz"): file for file in folder.rglob("*.csv.gz")}
+    saved = {name: pd.read_csv(file) for name, file in files.items()}
+    whole, pictures = (saved[f"random-{shares}"] for shares in ("80-20", "60-20-20"))
+    assert (len(whole), len(pictures), len(saved)) == (3600, 3023, 1 + 1 + 5 + 25 + 6)
+    table = whole.rename(columns={"path": "file"}).drop(columns="part")
+    table["copy_of"] = table["file"].where(table["file"].isin(pictures["path"]), "another file")
+    drawn = {protocol: split_index(table, protocol) for protocol in PROTOCOLS[:2]}
+    for protocol in FOLD_PROTOCOLS:
+        drawn |= split_folds(table, protocol)
+    assert set(drawn) == set(saved)
+    for name, split in saved.items():
+        assert split[["path", "label", "group", "part"]].to_numpy().tolist() == (
+            drawn[name][["file", "label", "group", "part"]].to_numpy().tolist()
         )
-        assert again["part"].equals(split["part"])
-    folds = [pd.read_csv(folder / "hide-5fold" / f"{number}.csv.gz") for number in range(1, 6)]
-    absent = [pd.read_csv(file) for file in (folder / "leave-one-defect-out").rglob("*.csv.gz")]
-    assert len(absent) == 25
-    for split in (*folds, *absent):
-        assert (split.groupby("group")["part"].nunique() == 1).all()
-        assert set(split["path"]) <= set(distinct_ones["path"])
-    tested = pd.concat([split[split["part"] == "test"] for split in folds])
-    assert sorted(tested["path"]) == sorted(distinct_ones["path"])
+        if name.startswith(("hide-5fold", "leave-one-defect-out")):
+            assert (split.groupby("group")["part"].nunique() == 1).all()
 
 
 def test_five_folds_test_every_picture_once(audited):
     folds = split_folds(audited, "hide-5fold")
     assert list(folds) == [f"hide-5fold/{number}" for number in range(1, 6)]
     tested = pd.concat([fold[fold["part"] == "test"] for fold in folds.values()])
-    assert sorted(tested["file"]) == sorted(distinct(audited, "hide-5fold")["file"])
-    assert all(len(fold) == len(distinct(audited, "hide-5fold")) for fold in folds.values())
+    assert sorted(tested["file"]) == sorted(distinct(audited)["file"])
+    assert all(len(fold) == len(distinct(audited)) for fold in folds.values())
 
 
 def test_rotations_validate_every_other_image_once_and_keep_hides_apart(audited):
     for fold in split_folds(audited, "hide-5fold").values():
-        found = rotations(fold)
-        assert len(found) == 4
-        pd.testing.assert_frame_equal(found[0], fold)
-        validated = pd.concat([split[split["part"] == "validation"] for split in found])
+        rotated = rotations(fold)
+        assert len(rotated) == 4
+        pd.testing.assert_frame_equal(rotated[0], fold)
+        validated = pd.concat([split[split["part"] == "validation"] for split in rotated])
         assert sorted(validated["file"]) == sorted(fold.loc[fold["part"] != "test", "file"])
-        for split in found:
+        for split in rotated:
             assert (split.groupby("group")["part"].nunique() == 1).all()
             assert ((split["part"] == "test") == (fold["part"] == "test")).all()
 
 
 def test_the_defect_that_is_left_out_is_only_tested(audited):
-    found = split_folds(audited, "leave-one-defect-out")
+    splits = split_folds(audited, "leave-one-defect-out")
     folds = split_folds(audited, "hide-5fold")
-    assert len(found) == len(DEFECTS) * len(folds)
-    for name, split in found.items():
+    assert len(splits) == len(DEFECTS) * len(folds)
+    for name, split in splits.items():
         _, defect, number = name.split("/")
         parts = {part: set(rows["label"]) for part, rows in split.groupby("part")}
         assert defect not in parts["train"] | parts["validation"]
@@ -193,10 +224,10 @@ def test_within_a_hide_blocks_follow_the_file_numbers():
     table = pd.DataFrame({"file": files, "label": ["pinhole"] * 30 + ["grain_off"] * 30, "group": "a"})
     few = pd.DataFrame({"file": [f"loose_grain/{i}.jpg" for i in range(19)], "label": "loose_grain", "group": "a"})
     alone = pd.DataFrame({"file": [f"non_defective/{i}.jpg" for i in range(40)], "label": NORMAL_CLASS, "group": "b"})
-    shuffled = pd.concat([table, few, alone]).assign(copy_of=lambda rows: rows["file"]).sample(frac=1, random_state=0)
-    found = split_folds(shuffled, "within-hide")
-    assert list(found) == ["within-hide/a"]  # one class on a hide cannot be told from others
-    rows = found["within-hide/a"].set_index("file")["part"]
+    shuffled = pd.concat([table, few, alone]).sample(frac=1, random_state=0)
+    splits = split_folds(shuffled.assign(copy_of=shuffled["file"]), "within-hide")
+    assert list(splits) == ["within-hide/a"]  # one class on a hide cannot be told from others
+    rows = splits["within-hide/a"].set_index("file")["part"]
     assert len(rows) == 60
     for label in ("pinhole", "grain_off"):
         parts = [rows[f"{label}/x ({number}).jpg"] for number in range(1, 31)]
@@ -217,36 +248,68 @@ def test_impossible_folds_are_refused():
     table = table_of(dict.fromkeys(CLASS_NAMES, 30))
     with pytest.raises(ValueError, match="'hide'.*hide-5fold"):
         split_folds(table, "hide")
-    with pytest.raises(ValueError, match="every image is its own hide"):
+    with pytest.raises(ValueError, match="on a hide of its own"):
         split_folds(table, "hide-5fold")
     with pytest.raises(ValueError, match="at least 10 hides; there are 9"):
         split_folds(table_of(dict.fromkeys(CLASS_NAMES, 30), groups=9), "hide-5fold")
 
 
-def test_saved_splits_come_back(audited, tmp_path):
-    split = split_folds(audited, "hide-5fold")["hide-5fold/2"]
-    path = save_split(split, tmp_path / "splits" / "two.csv")
-    again = load_split(path, audited.assign(group="unknown"))
-    pd.testing.assert_frame_equal(again[split.columns], split, check_dtype=False)
-    assert [p.name for p in path.parent.iterdir()] == ["two.csv"]
-    assert path.read_text(encoding="utf-8").startswith("path,label,group,part\n")
-    with pytest.raises(ValueError, match="two.csv does not fit.*is missing or has another label"):
-        load_split(path, audited.iloc[5:])
-    with pytest.raises(ValueError, match="another label"):
-        load_split(path, audited.assign(label=NORMAL_CLASS))
+def test_normals_for_the_transfer_are_drawn_from_training_by_the_seed():
+    table = split_index(table_of({"bad": 100, "good": 100}), "random-80-20")
+    first, second, other = (transfer_normals(table, "good", seed=seed) for seed in (1, 1, 2))
+    assert first == second != other and len(set(first)) == len(other) == 64
+    assert set(first) <= set(table.loc[(table["part"] == "train") & (table["label"] == "good"), "path"])
+    few = table.groupby(["part", "label"]).head(3)
+    assert len(transfer_normals(few, "good", seed=1)) == 3
+
+
+# -- MVTec AD -------------------------------------------------------------------------------------------
+
+
+def mvtec(train=4, good=32):
+    rows = [("train", "good", f"train/good/{i:03d}.png") for i in range(train)]
+    rows += [("test", "good", f"test/good/{i:03d}.png") for i in range(good)]
+    rows += [("test", "cut", f"test/cut/{i:03d}.png") for i in range(3)]
+    table = pd.DataFrame(rows, columns=["part", "defect", "file"])
+    return table.sample(frac=1, random_state=0)
+
+
+def test_normals_16_by_hand():
+    normals, test = mvtec_split(mvtec(train=6), "normals-16")
+    assert list(normals["file"][:4]) == [f"train/good/{i:03d}.png" for i in range(4)]
+    assert list(normals["file"][4:]) == [f"test/good/{i:03d}.png" for i in range(0, 24, 2)]
+    assert len(test) == 32 + 3 - 12 and not set(test["file"]) & set(normals["file"])
+
+
+@pytest.mark.parametrize("shots", [1, 3, 10])
+def test_shots_are_drawn_by_the_seed_from_the_training_images(shots):
+    table = mvtec(train=10)
+    drawn = [mvtec_split(table, f"{shots}-shot", seed=seed)[0]["file"].tolist() for seed in (0, 0, 1, 2)]
+    assert drawn[0] == drawn[1] == sorted(drawn[0]) and len(set(drawn[0])) == shots
+    assert all(file.startswith("train/") for file in drawn[0])
+    assert (len({tuple(files) for files in drawn}) == 1) == (shots == 10)
+    assert len(mvtec_split(table, f"{shots}-shot")[1]) == 35
+
+
+def test_all_training_images_are_the_published_protocol():
+    normals, test = mvtec_split(mvtec(train=245), "mvtec-full")
+    assert len(normals) == 245 and len(test) == 35
+    with pytest.raises(ValueError, match="needs 245 .* there are 246"):
+        mvtec_split(mvtec(train=246), "mvtec-full")
+    assert [protocol_name(count) for count in (245, 4, 246)] == ["mvtec-full", "4-shot", "246-shot"]
 
 
 @pytest.mark.parametrize(
-    ("protocol", "column"),
-    [(protocol, column) for protocol in ("hide-60-20-20", *FOLD_PROTOCOLS) for column in ("group", "copy_of")]
-    + [("random-60-20-20", "copy_of")],
+    ("protocol", "message"),
+    [
+        ("mvtec-full", "needs 245 .* there are 4"),
+        ("5-shot", "needs 5 .* there are 4"),
+        ("0-shot", "expected mvtec-full"),
+        ("shot", "expected mvtec-full"),
+    ],
 )
-def test_a_promise_that_the_table_cannot_keep_is_refused(audited, protocol, column):
-    split = split_index if protocol in PROTOCOLS else split_folds
-    with pytest.raises(ValueError, match=f"{protocol} keeps .* apart.*Run 2.0-EDA.*or use random-80-20"):
-        split(audited.drop(columns=column), protocol)
-
-
-def test_the_published_split_needs_neither_hides_nor_copies(audited):
-    plain = audited.drop(columns=["group", "copy_of"])
-    assert split_index(plain, "random-80-20")["part"].equals(split_index(audited, "random-80-20")["part"])
+def test_impossible_mvtec_protocols_are_refused(protocol, message):
+    with pytest.raises(ValueError, match=message):
+        mvtec_split(mvtec(), protocol)
+    with pytest.raises(ValueError, match="24 of test/good"):
+        mvtec_split(mvtec(good=20), "normals-16")

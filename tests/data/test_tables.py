@@ -1,8 +1,6 @@
-"""Tables and data sets: forgiving names, errors that name the file.
+"""Tables of pictures and their classes: forgiving names, errors that name the file, a list that must fit."""
 
-Reading odd pictures has test_datasets_images.py.
-"""
-
+import hashlib
 import logging
 
 import pandas as pd
@@ -10,20 +8,23 @@ import pytest
 from PIL import Image
 
 from src.config import CLASS_NAMES
-from src.data.splits import split_index
 from src.data.tables import (
     Classes,
     class_name,
     class_root,
     classes_of,
     digests,
-    has_classes,
     index_images,
+    index_mvtec,
     picture_identities,
     read_image_list,
-    write_hides,
     write_image_list,
 )
+
+
+@pytest.fixture(autouse=True)
+def no_named_normal_class(monkeypatch):
+    monkeypatch.delenv("LEATHER_NORMAL_CLASS", raising=False)
 
 
 def draw(path, *, size=(4, 3), colour=200):
@@ -31,18 +32,26 @@ def draw(path, *, size=(4, 3), colour=200):
     Image.new("L", size, colour).save(path)
 
 
-def six_classes(root, *, images=2, skip=()):
-    for name in CLASS_NAMES:
+def make_classes(root, *, names=CLASS_NAMES, images=2):
+    """Folders of pictures, of which no two are the same."""
+    for position, name in enumerate(names):
         (root / name).mkdir(parents=True)
-        for number in range(images if name not in skip else 0):
-            draw(root / name / f"{number}.png")
+        for number in range(images):
+            draw(root / name / f"{number}.png", colour=20 * position + number)
     return root
+
+
+def write_hides(root, *rows):
+    (root / "hides.csv").write_text("\n".join(["path,label,hide", *rows]), encoding="utf-8")
 
 
 def mvtec(root, *files):
     for file in files or ("train/good/0.png", "test/good/0.png", "test/cut/0.png", "ground_truth/cut/0_mask.png"):
         draw(root / "leather" / file)
     return root
+
+
+# -- classes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -61,9 +70,10 @@ def mvtec(root, *files):
         ("nondefective", "non_defective"),
         ("Pinholes", "pinhole"),
         (" PINHOLE ", "pinhole"),
-        ("defective", "defective"),
-        (" Good ", "Good"),
+        ("defective", "defective"),  # no published class: called as its folder
         ("grain", "grain"),
+        ("Deep scratches", "Deep scratches"),
+        (" good ", "good"),
         ("123", "123"),
     ],
 )
@@ -71,66 +81,138 @@ def test_class_folders_are_matched_forgivingly(folder, expected):
     assert class_name(folder) == expected
 
 
+def labels(*names):
+    return pd.DataFrame({"label": [name for name in names for _ in range(2)]})
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "normal"),
+    [
+        (CLASS_NAMES[::-1], CLASS_NAMES, "non_defective"),
+        (("good", "bad"), ("bad", "good"), "good"),
+        (("scratch", "OK", "hole"), ("OK", "hole", "scratch"), "OK"),
+        (("scratch", "pinhole", "normal", "grain_off"), ("grain_off", "pinhole", "normal", "scratch"), "normal"),
+    ],
+)
+def test_published_classes_keep_their_order_and_others_follow_by_name(names, expected, normal):
+    assert classes_of(labels(*names)) == Classes(expected, normal)
+
+
+@pytest.mark.parametrize(
+    ("names", "variable", "normal"),
+    [
+        (("fine", "scratch"), "fine", "fine"),
+        (("fine leather", "scratch"), "Fine_Leather", "fine leather"),
+        (("good", "ok"), "ok", "ok"),
+        (("non_defective", "pinhole"), "pinhole", "pinhole"),
+    ],
+)
+def test_the_normal_class_may_be_named(monkeypatch, names, variable, normal):
+    monkeypatch.setenv("LEATHER_NORMAL_CLASS", variable)
+    assert classes_of(labels(*names)).normal == normal
+
+
+@pytest.mark.parametrize(
+    ("names", "variable", "message"),
+    [
+        (("fine", "scratch"), "", "not known; set LEATHER_NORMAL_CLASS to one of fine, scratch"),
+        (("good", "ok"), "", "not known; set LEATHER_NORMAL_CLASS to one of good, ok"),
+        (("good", "bad"), "fine", "is fine, which is no class here; set LEATHER_NORMAL_CLASS to one of bad, good"),
+        (("good",), "", "two or more different names"),
+    ],
+)
+def test_an_unknown_normal_class_is_an_error_that_names_the_choices(monkeypatch, names, variable, message):
+    monkeypatch.setenv("LEATHER_NORMAL_CLASS", variable)
+    with pytest.raises(ValueError, match=message):
+        classes_of(labels(*names))
+
+
+def test_classes_know_the_positions_of_labels():
+    classes = Classes(["bad", "good", "worse"], "good")
+    assert classes.names == ("bad", "good", "worse") and classes.normal_index == 1
+    assert classes.indices(["worse", "bad", "bad"]).tolist() == [2, 0, 0]
+    assert classes.indices([]).shape == (0,)
+    with pytest.raises(ValueError, match="'ugly' is none of the classes bad, good, worse"):
+        classes.indices(["bad", "ugly"])
+    assert hash(classes) == hash(Classes(("bad", "good", "worse"), "good"))
+
+
+@pytest.mark.parametrize(
+    ("names", "normal", "message"),
+    [
+        (("good",), "good", "two or more different names"),
+        (("good", "bad", "good"), "good", "two or more different names"),
+        (("good", "bad"), "fine", "'fine'; expected one of good, bad"),
+    ],
+)
+def test_impossible_classes_are_refused(names, normal, message):
+    with pytest.raises(ValueError, match=message):
+        Classes(names, normal)
+
+
+# -- the table of class folders -----------------------------------------------------------------------------
+
+
+def test_class_folders_are_those_of_the_published_name_or_of_the_data_folder(tmp_path):
+    assert class_root(tmp_path) == tmp_path
+    (tmp_path / "leather_defect_classification").mkdir()
+    assert class_root(tmp_path) == tmp_path / "leather_defect_classification"
+
+
 def test_index_by_hand(tmp_path, caplog):
     for file in (
         "Folding marks/b.png",
         "Folding marks/a.PNG",
         "grain_off/x.tif",
-        "Growth mark/x.bmp",
-        "loose_grains/x.jpg",
-        "non-defective/x.jpeg",
         "Pinholes/x.webp",
+        "deep scratch/x.bmp",
+        "non-defective/x.jpeg",
         "mvtec/x.png",
-        ".hidden/x.png",
+        ".cache/x.png",
     ):
         draw(tmp_path / file)
-    (tmp_path / "empty").mkdir()
     (tmp_path / "grain_off" / "Thumbs.db").touch()
+    (tmp_path / "grain_off" / "._x.tif").touch()  # macOS adds such files
+    (tmp_path / "empty").mkdir()
     with caplog.at_level(logging.WARNING):
         table = index_images(tmp_path)
-    assert table["file"].tolist() == [
-        "Folding marks/a.PNG",
-        "Folding marks/b.png",
-        "Growth mark/x.bmp",
-        "Pinholes/x.webp",
-        "grain_off/x.tif",
-        "loose_grains/x.jpg",
-        "non-defective/x.jpeg",
-    ]
-    assert table["label"].tolist() == [
-        "folding_marks",
-        "folding_marks",
-        "growth_marks",
-        "pinhole",
-        "grain_off",
-        "loose_grain",
-        "non_defective",
+    assert table[["file", "label"]].to_numpy().tolist() == [
+        ["Folding marks/a.PNG", "folding_marks"],
+        ["Folding marks/b.png", "folding_marks"],
+        ["Pinholes/x.webp", "pinhole"],
+        ["deep scratch/x.bmp", "deep scratch"],
+        ["grain_off/x.tif", "grain_off"],
+        ["non-defective/x.jpeg", "non_defective"],
     ]
     assert table["path"].tolist() == [str(tmp_path / file) for file in table["file"]]
-    assert "group" not in table  # nobody says which hides these are
+    assert list(table.columns) == ["path", "file", "label"]
     assert [str(tmp_path / "empty") in record.getMessage() for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize("names", [("bad", "good"), (*CLASS_NAMES, "scratch"), tuple("abcdefghijkl")])
+def test_two_to_many_classes_of_one_image_can_be_indexed(tmp_path, names):
+    assert index_images(make_classes(tmp_path, names=names, images=1))["label"].tolist() == sorted(names)
+
+
 def test_missing_folder_and_classes_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'nowhere'}.*1.0.download-datasets.ipynb"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'nowhere'}.*1.0.download-datasets.ipynb.*LEATHER_DATA"):
         index_images(tmp_path / "nowhere")
-    draw(tmp_path / "good" / "x.png")
-    (tmp_path / "holes").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} has pictures of fewer than two classes .good."):
+    with pytest.raises(FileNotFoundError, match=r"fewer than two classes \(none\).*\.jpg"):
+        index_images(tmp_path)
+    make_classes(tmp_path, names=("good",))
+    draw(tmp_path / "mvtec" / "x.png")
+    (tmp_path / "bad").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"fewer than two classes \(good\)"):
         index_images(tmp_path)
 
 
-def test_one_image_a_class_can_be_indexed(tmp_path):
-    table = index_images(six_classes(tmp_path, images=1))
-    assert len(table) == 6
-
-
-def test_hides_are_read_as_text(tmp_path):
-    six_classes(tmp_path)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_hides_are_read_as_text(tmp_path, mark):
+    make_classes(tmp_path)
     rows = [f"{name}/{number}.png,{name},0{number}" for name in CLASS_NAMES for number in range(2)]
-    (tmp_path / "hides.csv").write_text("\n".join(["path,label,hide", *rows, "pinhole/gone.png,pinhole,7"]))
-    table = index_images(tmp_path)
-    assert table["group"].tolist() == ["00", "01"] * 6
+    write_hides(tmp_path, *rows, "pinhole/gone.png,pinhole,7")
+    (tmp_path / "hides.csv").write_text(mark + (tmp_path / "hides.csv").read_text(), encoding="utf-8")
+    assert index_images(tmp_path)["group"].tolist() == ["00", "01"] * 6
 
 
 @pytest.mark.parametrize(
@@ -143,149 +225,164 @@ def test_hides_are_read_as_text(tmp_path):
         ),
         (lambda rows: rows[:1], "no hide for 12 images, the first is folding_marks/0.png"),
         (lambda rows: [*rows, rows[1]], "lists folding_marks/0.png more than once"),
-        (lambda rows: ["path,label,skin", *rows[1:]], r"no column \['hide'\]"),
+        (lambda rows: ["path,label,skin", *rows[1:]], r"no column \['hide'\]; expected path, hide"),
+        (lambda rows: [], "cannot be read as a table"),
     ],
 )
 def test_incomplete_hides_are_refused(tmp_path, change, message):
-    six_classes(tmp_path)
+    make_classes(tmp_path)
     rows = ["path,label,hide", *(f"{name}/{number}.png,{name},h{number}" for name in CLASS_NAMES for number in (0, 1))]
     (tmp_path / "hides.csv").write_text("\n".join(change(rows)))
     with pytest.raises(ValueError, match=f"{tmp_path / 'hides.csv'}.*{message}"):
         index_images(tmp_path)
 
 
-# -- classes --------------------------------------------------------------------------------------------
+# -- the list of pictures -----------------------------------------------------------------------------------
 
 
-def labelled(*labels):
-    return pd.DataFrame({"file": [f"{number}.png" for number, _ in enumerate(labels)], "label": labels})
-
-
-@pytest.mark.parametrize(
-    ("labels", "names", "normal"),
-    [
-        (CLASS_NAMES[::-1], CLASS_NAMES, "non_defective"),
-        (("scratch", "ok"), ("ok", "scratch"), "ok"),
-        (("stain", *CLASS_NAMES), (*CLASS_NAMES, "stain"), "non_defective"),
-        (("Good", "cut", "pinhole"), ("pinhole", "Good", "cut"), "Good"),
-    ],
-)
-def test_classes_come_from_the_labels_published_ones_first(labels, names, normal):
-    classes = classes_of(labelled(*labels))
-    assert (classes.names, classes.normal) == (names, normal)
-    assert classes.indices(names).tolist() == list(range(len(names)))
-    assert classes.names[classes.normal_index] == normal
-
-
-def test_the_normal_class_can_be_named(monkeypatch):
-    table = labelled("blue wet", "scratched", "good")
-    monkeypatch.setenv("LEATHER_NORMAL_CLASS", "Blue-wet")
-    assert classes_of(table).normal == "blue wet"
-    monkeypatch.setenv("LEATHER_NORMAL_CLASS", "fine")
-    with pytest.raises(ValueError, match="normal class is fine; set LEATHER_NORMAL_CLASS to one of blue wet, good"):
-        classes_of(table)
-    monkeypatch.delenv("LEATHER_NORMAL_CLASS")
-    for labels in (("a", "b"), ("good", "ok", "cut")):
-        with pytest.raises(ValueError, match="LEATHER_NORMAL_CLASS"):
-            classes_of(labelled(*labels))
-
-
-@pytest.mark.parametrize(
-    ("names", "normal", "message"),
-    [(("a",), "a", "two or more"), (("a", "a"), "a", "different"), (("a", "b"), "c", "'c'; expected one of a, b")],
-)
-def test_classes_that_do_not_fit_are_refused(names, normal, message):
-    with pytest.raises(ValueError, match=message):
-        Classes(names, normal)
-
-
-def test_an_unknown_label_is_named():
-    with pytest.raises(ValueError, match="label 'hole' is none of the classes cut, good"):
-        Classes(("cut", "good"), "good").indices(["good", "hole"])
-
-
-@pytest.mark.parametrize("names", [("good", "bad"), ("ok", "a", "b", "c", "d", "e", "f")])
-def test_two_and_seven_classes_of_ones_own(tmp_path, names):
-    for name in names:
-        for number in range(20):
-            draw(tmp_path / name / f"{number}.png", colour=number)
-    assert class_root(tmp_path) == tmp_path and has_classes(tmp_path)
-    table = index_images(tmp_path)
-    assert set(classes_of(table).names) == set(names)
-    parts = split_index(table, "random-80-20").groupby("label")["part"].value_counts().unstack()
-    assert (parts["test"] == 4).all() and (parts["validation"] == 2).all()
-
-
-# -- the list of pictures -------------------------------------------------------------------------------
+NAMES = ("None", "good", "scratch")  # None is a class, not a missing value
 
 
 @pytest.fixture
 def listed(tmp_path):
-    """Two classes of three pictures, one a copy and one unreadable, and the list of them."""
-    root = tmp_path / "data"
-    for name, numbers in (("good", (1, 2, 3)), ("cut", (4, 5))):
-        for number in numbers:
-            draw(root / name / f"{number}.png", colour=10 * number)
-    (root / "cut" / "broken.png").write_text("no picture")
-    table = index_images(root)
-    readable = ~table["file"].str.contains("broken")
-    table = table.assign(digest=digests(table["path"]), unreadable=~readable, group="h1", copy_of=table["file"])
-    table.loc[table["file"] == "good/3.png", "copy_of"] = "good/1.png"
-    table.loc[~readable, ["group", "copy_of"]] = None
-    return root, write_image_list(table, tmp_path / "images.csv")
+    """A folder of three classes and its list: two hides, one copy, one unreadable file."""
+    root, file = make_classes(tmp_path / "set", names=NAMES, images=3), tmp_path / "eda" / "images.csv"
+    (root / "good" / "2.png").write_bytes(b"no picture")
+    table = index_images(root).assign(group=["01", "02", "02"] * 3)
+    table = table.assign(digest=digests(table["path"]), copy_of=table["file"])
+    table["unreadable"] = table["file"] == "good/2.png"
+    table.loc[table["file"] == "scratch/1.png", "copy_of"] = "scratch/0.png"
+    table.loc[table["unreadable"], ["group", "copy_of"]] = None
+    assert write_image_list(table, file) == file
+    return root, file
 
 
-def test_the_list_comes_back_without_what_cannot_be_read(listed):
-    table = read_image_list(*listed)
-    assert table["file"].tolist() == ["cut/4.png", "cut/5.png", "good/1.png", "good/2.png", "good/3.png"]
-    assert table["copy_of"].tolist()[-1] == "good/1.png" and set(table["group"]) == {"h1"}
-    assert table["digest"].tolist() == digests(table["path"])
-    header = "file,digest,label,hide,copy_of,unreadable"
-    assert listed[1].read_text().splitlines()[0] == header
+def test_the_list_brings_hides_copies_and_digests_of_the_readable_pictures(listed):
+    root, file = listed
+    table = read_image_list(root, file)
+    assert table["file"].tolist() == [path for path in index_images(root)["file"] if path != "good/2.png"]
+    assert table["label"].tolist() == ["None"] * 3 + ["good"] * 2 + ["scratch"] * 3
+    assert table["group"].tolist() == ["01", "02", "02", "01", "02", "01", "02", "02"]
+    assert table.loc[table["file"] != table["copy_of"], ["file", "copy_of"]].to_numpy().tolist() == [
+        ["scratch/1.png", "scratch/0.png"]
+    ]
+    assert table["digest"][0] == hashlib.sha256((root / "None" / "0.png").read_bytes()).hexdigest()
+    assert table.index.tolist() == list(range(8))
+    header, first, *_ = file.read_text(encoding="utf-8").splitlines()
+    assert header == "file,digest,label,hide,copy_of,unreadable"
+    assert first == f"None/0.png,{table['digest'][0]},None,01,None/0.png,False"
+
+
+def add(root):
+    draw(root / "good" / "9.png", colour=9)
+
+
+def remove(root):
+    (root / "scratch" / "2.png").unlink()
+
+
+def change(root):
+    draw(root / "None" / "1.png", colour=250)
+
+
+def mend(root):
+    draw(root / "good" / "2.png", colour=250)  # it was unreadable
+
+
+def relabel(root):
+    (root / "good").rename(root / "fine")
+
+
+def move_to_another_hide(root):
+    write_hides(root, *(f"{file},,{'01' if file.endswith('0.png') else '03'}" for file in index_images(root)["file"]))
 
 
 @pytest.mark.parametrize(
-    ("change", "file"),
+    ("alter", "count", "first"),
     [
-        (lambda root: draw(root / "good" / "9.png"), "good/9.png"),
-        (lambda root: (root / "good" / "2.png").unlink(), "good/2.png"),
-        (lambda root: draw(root / "good" / "2.png", colour=99), "good/2.png"),
-        (lambda root: (root / "good" / "2.png").rename(root / "cut" / "2.png"), "cut/2.png"),
-        (lambda root: hides(root, "h2"), "cut/4.png"),
+        (add, 1, "good/9.png"),
+        (remove, 1, "scratch/2.png"),
+        (change, 1, "None/1.png"),
+        (mend, 1, "good/2.png"),
+        (relabel, 6, "fine/0.png"),
+        (move_to_another_hide, 5, "None/1.png"),
     ],
 )
-def test_a_list_that_does_not_fit_says_so(listed, change, file):
-    change(listed[0])
-    with pytest.raises(ValueError, match=rf"does not fit.*the first is {file}. Run 2.0-EDA"):
-        read_image_list(*listed)
-
-
-def hides(root, name):
-    rows = [f"{path.parent.name}/{path.name},{path.parent.name},{name}" for path in sorted(root.glob("*/*.png"))]
-    (root / "hides.csv").write_text("\n".join(["path,label,hide", *rows]))
-
-
-def test_a_missing_or_foreign_list_is_named(listed, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no list of pictures .*gone.csv. Run 2.0-EDA"):
-        read_image_list(listed[0], tmp_path / "gone.csv")
-    listed[1].write_text("file,label\na,b\n")
-    with pytest.raises(ValueError, match=r"images.csv has no column \['copy_of', 'digest', 'hide', 'unreadable'\]"):
-        read_image_list(*listed)
-
-
-def test_the_template_of_hides_can_be_put_beside_the_classes(listed):
+def test_a_list_that_does_not_fit_is_refused(listed, alter, count, first):
     root, file = listed
-    write_hides(read_image_list(root, file), root / "hides.csv")
-    (root / "cut" / "broken.png").unlink()
-    assert set(index_images(root)["group"]) == {"h1"}
+    alter(root)
+    message = f"images.csv does not fit .*set: {count} are new, .* the first is {first}. Run 2.0-EDA-Leather-Defect"
+    with pytest.raises(ValueError, match=message):
+        read_image_list(root, file)
 
 
-def test_identities_follow_the_content_and_not_the_folder(listed, tmp_path):
-    root, _ = listed
-    before = picture_identities(index_images(root))
-    (tmp_path / "elsewhere").mkdir()
-    moved = root.rename(tmp_path / "elsewhere" / "data")
-    assert picture_identities(index_images(moved)) == before
-    draw(moved / "good" / "2.png", size=(5, 5))
-    after = picture_identities(index_images(moved))
-    assert [a != b for a, b in zip(before, after, strict=True)].count(True) == 1
+def test_a_picture_with_another_label_than_listed_is_refused(listed):
+    root, file = listed
+    file.write_text(file.read_text().replace(",scratch,", ",good,", 1))
+    with pytest.raises(ValueError, match="1 are new, .* another label or hide, the first is scratch/0.png"):
+        read_image_list(root, file)
+
+
+def test_hides_that_agree_with_the_list_fit(listed):
+    root, file = listed
+    before = read_image_list(root, file)
+    write_hides(root, *(f"{name}/{i}.png,{name},{hide}" for name in NAMES for i, hide in enumerate(("01", "02", "02"))))
+    pd.testing.assert_frame_equal(read_image_list(root, file), before, check_like=True)
+
+
+def test_a_missing_list_or_column_says_what_to_run(listed):
+    root, file = listed
+    with pytest.raises(FileNotFoundError, match="no list of pictures .*other.csv. Run 2.0-EDA-Leather-Defect"):
+        read_image_list(root, file.with_name("other.csv"))
+    file.write_text(file.read_text().replace("copy_of", "copies", 1))
+    with pytest.raises(ValueError, match=r"images.csv has no column \['copy_of'\].*Run 2.0-EDA-Leather-Defect"):
+        read_image_list(root, file)
+
+
+def test_a_pictures_identity_is_its_digest_or_its_name_size_and_time(listed):
+    root, file = listed
+    table = read_image_list(root, file)
+    assert picture_identities(table) == table["digest"].tolist()
+    plain = index_images(root)
+    before = picture_identities(plain)
+    assert len(set(before)) == len(plain)
+    draw(root / "None" / "1.png", size=(5, 3), colour=250)
+    after = picture_identities(plain)
+    assert [old != new for old, new in zip(before, after, strict=True)] == [False, True] + [False] * 7
+    moved = root.rename(root.with_name("elsewhere"))
+    assert picture_identities(index_images(moved)) == after
+
+
+# -- MVTec AD -----------------------------------------------------------------------------------------------
+
+
+def test_mvtec_table_by_hand(tmp_path):
+    root = mvtec(tmp_path)
+    (root / "leather" / "test" / "cut" / "notes.txt").touch()
+    table = index_mvtec(root)
+    assert table[["file", "part", "defect"]].to_numpy().tolist() == [
+        ["train/good/0.png", "train", "good"],
+        ["test/cut/0.png", "test", "cut"],
+        ["test/good/0.png", "test", "good"],
+    ]
+    assert table["mask"].tolist() == ["", str(root / "leather/ground_truth/cut/0_mask.png"), ""]
+    assert table["path"].tolist() == [str(root / "leather" / file) for file in table["file"]]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("test/good/0.png",), "leather/train.*leather/train/good.*MVTec AD is optional.*mvtec.com"),
+        (("train/odd/0.png", "ground_truth/odd/0_mask.png", "test/good/0.png"), "leather/train"),
+        (("train/good/0.png",), "leather/test"),
+        (
+            ("train/good/0.png", "test/cut/7.png", "ground_truth/cut/0_mask.png"),
+            "leather/test/cut/7.png has no ground truth; expected .*ground_truth/cut/7_mask.png",
+        ),
+    ],
+)
+def test_mvtec_layout_errors_name_the_place(tmp_path, files, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        index_mvtec(mvtec(tmp_path, *files))
+    with pytest.raises(FileNotFoundError, match="no images below .*carpet/train"):
+        index_mvtec(tmp_path, "carpet")

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.data.tables import Classes
 from src.eda import audit_figures
 
 COUNTS = {"hide_00": {"pinhole": 3, "grain_off": 5}, "hide_01": {"pinhole": 2}}
@@ -35,13 +36,14 @@ def test_hides():
     figure = audit_figures.plot_hides(
         {"hide_00": [picture, picture], "hide_01": [picture]}, COUNTS, name="Set", source="colour"
     )
-    assert [axis.get_visible() for axis in figure.axes] == [True, True, True, False]
-    found = " ".join(texts(figure))
-    assert "Set: 2 hides, by colour" in found and "hide_00: 8\npinhole 3, grain off 5" in found
+    assert len(figure.axes) == 2  # a strip each, as long as the longest
+    assert len({axis.images[0].get_array().shape for axis in figure.axes}) == 1
+    captions = {"hide 00: 8 images of pinhole, grain off", "hide 01: 2 images of pinhole"}
+    assert {"Set: 2 hides, by colour"} | captions <= set(texts(figure))
 
 
 def test_classes_per_hide():
-    figure = audit_figures.plot_classes_per_hide(COUNTS, class_names=("grain_off", "pinhole"), name="Set")
+    figure = audit_figures.plot_classes_per_hide(COUNTS, Classes(("grain_off", "pinhole"), "pinhole"), name="Set")
     assert "Set: 1 of 2 hides show one class only" in texts(figure)
     assert {"3", "5", "2", "00", "01"} <= set(texts(figure)) and "0" not in texts(figure)
 

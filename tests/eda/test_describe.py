@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src.data.mvtec import index_mvtec
 from src.data.pictures import UnreadableImageError
+from src.data.tables import Classes, index_mvtec
 from src.eda import defect_figures, describe, figures
 from src.eda import defects as defects_module
+
+CLASSES = Classes(("grain_off", "non_defective", "pinhole"), "non_defective")
 
 
 @pytest.fixture(autouse=True)
@@ -175,13 +177,13 @@ def test_examples_stand_at_even_steps(tmp_path):
     for level in range(5):
         Image.new("RGB", (8, 4), (level, 0, 0)).save(tmp_path / f"{level}.png")
     table = pd.DataFrame({"path": sorted(map(str, tmp_path.iterdir())), "label": ["a"] * 4 + ["b"]})
-    pictures = describe.example_pictures(table, number=2, side=3)
+    pictures = describe.example_pictures(table, by="label", number=2, side=3)
     assert [p[0, 0, 0] for p in pictures["a"]] == [0, 3]
     assert len(pictures["b"]) == 1
     assert pictures["b"][0].shape == (3, 3, 3)
     (tmp_path / "0.png").write_text("broken")
     with pytest.raises(UnreadableImageError):
-        describe.example_pictures(table, number=2)
+        describe.example_pictures(table, by="label", number=2)
 
 
 # -- MVTec AD -------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def mvtec(tmp_path):
 
 
 def test_mvtec_counts(mvtec):
-    counts = defects_module.count_mvtec(index_mvtec(mvtec))
+    counts = defects_module.count_images(index_mvtec(mvtec))
     assert counts.index.tolist() == ["good", "cut", "glue"]
     assert counts["train"].tolist() == [2, 0, 0]
     assert counts["test"].tolist() == [2, 2, 2]
@@ -254,15 +256,13 @@ def test_defects_need_masks_that_fit(mvtec):
         defects_module.describe_defects(table, progress=False)
 
 
-def test_positions_and_example_masks(mvtec):
+def test_shares_of_defective_pixels(mvtec):
     table = index_mvtec(mvtec)
-    maps = defects_module.map_positions(table, side=10)  # 10 x 10 pixels each
-    assert maps["cut"].sum() == 4
-    assert maps["cut"][4, 4] == 1
-    assert maps["glue"][8, 8] == 0.5  # in one of two pictures
-    masks = defects_module.example_masks(table, number=2, side=10)
-    assert masks["good"][0].max() == 0
-    assert masks["glue"][1].sum() == 3
+    shares = defects_module.defect_shares(table, side=10)  # of 10 x 10 pixels each
+    assert list(shares) == ["cut", "glue"] and [len(of_type) for of_type in shares.values()] == [2, 2]
+    assert shares["cut"][0].sum() == 4 and shares["cut"][0][4, 4] == 1
+    assert [mask[8, 8] for mask in shares["glue"]] == [0, 1] and shares["glue"][1].sum() == 3
+    assert defects_module.defect_shares(table, side=50)["cut"][0].sum() == 100
 
 
 def test_brightness_separates_dark_from_good(mvtec):
@@ -278,9 +278,9 @@ def test_brightness_separates_dark_from_good(mvtec):
 def test_categories_start_with_leather(mvtec, capsys):
     for name in ("carpet", "zipper"):
         (mvtec / name / "train" / "good").mkdir(parents=True)
-    assert defects_module.find_mvtec_categories(mvtec) == ["leather", "carpet", "zipper"]
-    assert defects_module.find_mvtec_categories(mvtec / "leather") == []
-    assert "MVTec AD is left out" in capsys.readouterr().out
+    assert defects_module.find_categories(mvtec) == ["leather", "carpet", "zipper"]
+    assert defects_module.find_categories(mvtec / "leather") == []
+    assert "no category with train/good" in capsys.readouterr().out
 
 
 # -- figures --------------------------------------------------------------------------------------------
@@ -293,30 +293,28 @@ def texts(figure):
 
 def test_class_distribution_figure():
     counts = pd.Series([30, 10], index=["non_defective", "pinhole"])
-    figure = figures.plot_class_distribution(counts, normal="non_defective", name="Set")
+    figure = figures.plot_class_distribution(counts, CLASSES, name="Set")
     assert [bar.get_width() for bar in figure.axes[0].patches] == [30, 10]
-    assert {"Set: 40 images in 2 classes", "non defective", "30 (75.0 %)", "10 (25.0 %)"} <= set(texts(figure))
+    assert {"Set: 40 images in 2 classes", "non defective", "30 (75.0%)", "10 (25.0%)"} <= set(texts(figure))
 
 
-def test_example_figure_hides_places_without_a_picture():
+def test_strips_are_as_long_as_the_longest_and_white_where_there_is_no_picture():
     picture = np.zeros((8, 8, 3), np.uint8)
-    figure = figures.plot_examples(
-        {"grain_off": [picture, picture], "pinhole": [picture]}, normal="non_defective", name="Set"
-    )
-    assert [len(axis.images) for axis in figure.axes] == [1, 1, 1, 0]
-    assert [axis.get_visible() for axis in figure.axes] == [True, True, True, False]
-    assert {"grain off", "pinhole", "Set: examples of each class, n = 3 images"} <= set(texts(figure))
+    pictures = {"grain_off": [picture, picture], "pinhole": [picture]}
+    figure = figures.plot_strips(pictures, {name: name for name in pictures}, title="Set: n = 3 images")
+    full, half = (axis.images[0].get_array() for axis in figure.axes)
+    assert full.shape == half.shape and full[:, -2].max() == 0 and half[:, -8:].min() == 255
+    assert {"grain off", "pinhole", "Set: n = 3 images"} <= set(texts(figure))
 
 
 def test_size_figure(described):
-    figure = figures.plot_sizes_and_formats(described, normal="non_defective", name="Set")
+    figure = figures.plot_sizes_and_formats(described, CLASSES, name="Set")
     top, bottom = figure.axes
     assert [bar.get_width() for bar in top.patches] == [4, 1]
     assert len(bottom.collections) == 4  # points and a median for each of two classes
     assert {"10 x 10\nPNG RGB", "20 x 10\nPNG RGB", "Set: sizes and formats, n = 5 images"} <= set(texts(figure))
-    assert "2 others" in texts(
-        figures.plot_sizes_and_formats(described.assign(width=range(6)), normal="non_defective", name="Set", most=4)
-    )
+    many = pd.concat([described] * 2, ignore_index=True).assign(width=range(12))  # two are unreadable
+    assert "3 others" in texts(figures.plot_sizes_and_formats(many, CLASSES, name="Set"))
 
 
 def test_colour_figure(described):
@@ -332,20 +330,20 @@ def test_colour_figure(described):
 
 def test_mvtec_figures(mvtec):
     table = index_mvtec(mvtec)
-    counts = defect_figures.plot_mvtec_counts(defects_module.count_mvtec(table), name="Set")
+    counts = defect_figures.plot_counts(defects_module.count_images(table), name="Set")
     assert [bar.get_width() for bar in counts.axes[0].patches] == [2, 2, 2, 2]
     assert {"train/good", "test/good", "test/cut", "test/glue"} <= set(texts(counts))
-    brightness = defect_figures.plot_mvtec_brightness(describe.describe_images(table, progress=False), name="Set")
+    brightness = defect_figures.plot_brightness(describe.describe_images(table, progress=False), name="Set")
     assert [len(axis.collections) for axis in brightness.axes] == [8, 8]
 
     test = table[table["part"] == "test"]
     pictures = describe.example_pictures(test, by="defect", number=1, side=50)
-    masks = defects_module.example_masks(test, number=1, side=50)
+    masks = defects_module.defect_shares(test, side=50)
     masks["glue"] = [np.zeros((50, 50))]  # an empty mask has no outline
-    examples = defect_figures.plot_defect_examples(pictures, masks, name="Set")
+    examples = defect_figures.plot_examples(pictures, masks, name="Set")
     assert [len(axis.images) for axis in examples.axes] == [1] * 6
-    assert [len(axis.collections) for axis in examples.axes] == [0, 0, 0, 0, 1, 0]
-    assert {"cut", "glue", "normal", "defective", "with outline"} <= set(texts(examples))
+    assert [len(axis.collections) for axis in examples.axes] == [0, 0, 1, 0, 0, 0]
+    assert {"cut", "glue", "normal", "with outline"} <= set(texts(examples))
 
 
 def test_defect_figures():
@@ -354,19 +352,18 @@ def test_defect_figures():
     defects["contrast_ratio"] = [0.5, 2, np.nan, 1]
     area = defect_figures.plot_defect_area(defects, name="Set")
     assert area.axes[0].get_xscale() == "log"
-    assert {"Set: size of the defects, n = 3 masks (1 empty)", "cut (n = 2)", "glue (n = 1)", "3 or more"} <= set(
+    assert {"Set: size of the defects, n = 3 masks (1 empty)", "cut (n = 2)", "glue (n = 1)", "three or more"} <= set(
         texts(area)
     )
     assert [bar.get_width() for bar in area.axes[1].patches] == [1, 0, 0, 1, 1, 0]  # 1, 2, 3 or more; cut, glue
     comparison = defect_figures.plot_defect_comparison(defects, name="Set")
     assert len(comparison.axes) == 2
     assert "Set: defects against their surroundings, n = 3 masks" in texts(comparison)
-    maps = {"cut": np.eye(4) / 2, "glue": np.zeros((4, 4))}
-    positions = defect_figures.plot_defect_positions(maps, defects["defect"].value_counts(), name="Set")
-    assert len(positions.axes) == 2
-    assert "% of pictures\ndefective there" in texts(positions)
-    assert [axis.images[0].get_clim() for axis in positions.axes] == [(0, 50)] * 2
-    assert {"cut\nn = 3", "glue\nn = 1"} <= set(texts(positions))
+    shares = {"cut": [np.eye(4), 0 * np.eye(4)], "glue": [np.zeros((4, 4))]}
+    positions = defect_figures.plot_defect_positions(shares, name="Set")
+    assert [axis.images[0].get_clim() for axis in positions.axes if axis.images] == [(0, 50)] * 2
+    captions = {"cut\nn = 2", "glue\nn = 1", "Set: where the defects lie, n = 3 masks", "% of pictures defective there"}
+    assert captions <= set(texts(positions))
 
 
 @pytest.mark.parametrize("types", [1, 8])
@@ -374,12 +371,11 @@ def test_no_text_lies_on_another_one(types):
     names = [f"missing_insulation_{number}" for number in range(types)]
     picture, mask = np.zeros((8, 8, 3), np.uint8), np.eye(8)
     pictures = {name: [picture] for name in ["good", *names]}
-    masks = {name: [mask] for name in pictures}
-    counts = pd.Series(100, index=names)
+    masks = {name: [mask] for name in names}
     for figure in (
-        defect_figures.plot_defect_examples(pictures, masks, name="MVTec AD zipper"),
-        defect_figures.plot_defect_positions({name: mask for name in names}, counts, name="MVTec AD zipper"),
-        figures.plot_examples(pictures, normal="non_defective", name="Set"),
+        defect_figures.plot_examples(pictures, masks, name="MVTec AD zipper"),
+        defect_figures.plot_defect_positions(masks, name="MVTec AD zipper"),
+        figures.plot_strips(pictures, {name: name for name in pictures}, title="Set"),
     ):
         figure.draw_without_rendering()
         titles = [axis.title for axis in figure.axes if axis.get_visible()] + figure.texts

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from benchmarks.baselines.splits import load_split
 from src.config import KAGGLE_FOLDER, paths
 from src.data.pictures import load_image
-from src.data.splits import load_split
 from src.data.tables import index_images
 from src.eda.audit import audit
 from src.eda.copies import near_duplicates

@@ -1,46 +1,64 @@
-"""Attention as a map of defects: the backbone's own maps, measured and shown."""
+"""Attention as a map of defects: the backbone's own maps at the size of evaluation, and beside the anomaly map."""
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from src.backbone.vit import image_transform
-from src.data.pictures import load_image, load_mask
-from src.localisation.attention import attention_figure, attention_maps, attention_metrics
-from src.localisation.pixel_metrics import pixel_metrics
+from src.backbone.vit import image_transform, load_backbone
+from src.data.pictures import load_image
+from src.localisation.attention import attention_figure, attention_maps
+from src.localisation.localise import Localisation
+from tests.conftest import BANK
+
+
+def test_maps_are_the_models_enlarged_and_not_rescaled(backbone, test_rows):
+    transform = image_transform(48, mean=backbone.mean, std=backbone.std)
+    maps = attention_maps(backbone, test_rows)
+    assert list(maps) == ["cls", "rollout"]
+    for number, path in enumerate(test_rows["path"]):
+        raw = backbone.attention_maps(transform(load_image(path))[None])
+        for name, values in maps.items():
+            assert values.shape == (len(test_rows), 256, 256) and values.dtype == np.float32
+            assert raw[name].min() <= values[number].min() < values[number].max() <= raw[name].max()
+            assert values[number][128, 128] == pytest.approx(raw[name][0, 1, 1].item(), rel=0.01)  # middle of 3 x 3
+
+
+def test_maps_are_those_of_all_blocks(test_rows):
+    """They were once those of the blocks that the features read, under the name of all."""
+    torch.manual_seed(0)
+    backbone = load_backbone("test_vit", "timm", image_size=48, pretrained=False)
+    images = torch.randn(1, 3, 48, 48)
+    assert backbone.attention_maps(images)["heads"].shape[1] == backbone.depth == 6
+    before = attention_maps(backbone, test_rows[:1])
+    with torch.no_grad():
+        backbone.network.blocks[-1].attn.qkv.weight.mul_(30)
+    after = attention_maps(backbone, test_rows[:1])
+    assert all(not np.allclose(before[name], after[name], atol=1e-4) for name in before)
 
 
 @pytest.fixture
-def image(test_rows):
-    return load_image(test_rows["path"][0])
+def shown(tmp_path, crafted):
+    """Two images with maps of 8 x 8; the second has the higher score."""
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 20), (10, 200, 30)).save(tmp_path / name)
+    test = pd.DataFrame({"path": [str(tmp_path / name) for name in ("a.png", "b.png")], "file": ["cut/a", "cut/b"]})
+    maps = np.stack([np.zeros((8, 8)), np.linspace(0, 1, 64).reshape(8, 8)])
+    return Localisation("4-shot", test, maps, maps > 2, np.array([0.1, 0.2]), crafted.thresholds, BANK, {})
 
 
-def test_maps_are_the_models_enlarged_and_not_rescaled(backbone, image):
-    transform = image_transform(48, mean=backbone.mean, std=backbone.std)
-    raw = backbone.attention_maps(transform(image)[None])
-    found = attention_maps(backbone, image)
-    assert set(found) == {"cls", "rollout"}
-    for kind, values in found.items():
-        assert values.shape == (256, 256) and values.dtype == np.float32
-        assert raw[kind].min() <= values.min() < values.max() <= raw[kind].max()
-
-
-def test_metrics_are_those_of_the_maps(backbone, test_rows):
-    found = attention_metrics(backbone, test_rows)
-    rows = [(load_image(row.path), row.mask) for row in test_rows.itertuples()]
-    masks = [torch.from_numpy(load_mask(mask, size=image.size)).float()[None, None] for image, mask in rows]
-    masks = torch.cat([torch.nn.functional.interpolate(mask, (256, 256)) for mask in masks])[:, 0].numpy() > 0
-    for kind in ("cls", "rollout"):
-        maps = np.stack([attention_maps(backbone, image)[kind] for image, _ in rows])
-        wanted = pixel_metrics(maps, masks)
-        assert set(found[kind]) == set(wanted)
-        assert found[kind]["pixel_auroc"] == pytest.approx(wanted["pixel_auroc"], abs=0.02)
-
-
-def test_figure_shows_the_anomaly_map_in_units_of_its_threshold_beside_attention(backbone, test_rows, image):
-    heat = np.linspace(0, 1, 64).reshape(8, 8)
-    figure = attention_figure(backbone, test_rows["path"][0], heat, threshold=0.5, title="cut/000.png")
-    picture, *panels = [axes.images[0].get_array() for axes in figure.axes[:4]]
-    assert picture.shape == (256, 256, 3) and np.allclose(panels[0], 2 * heat)
-    for shown, values in zip(panels[1:], attention_maps(backbone, image).values(), strict=True):
-        assert np.array_equal(shown, values)
+def test_the_figure_shows_the_anomaly_map_in_units_of_its_threshold_beside_attention(shown):
+    attention = {"cls": np.linspace(0, 0.4, 128).reshape(2, 8, 8), "rollout": np.linspace(0, 0.9, 128).reshape(2, 8, 8)}
+    figure = attention_figure(shown, attention)
+    picture, heat, cls, rollout = [axes.images[0] for axes in figure.axes[:4]]
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["image", "anomaly map"]
+    assert [axes.get_title(loc="left") for axes in figure.axes[2:4]] == [
+        "class token, last block",
+        "rollout, all blocks",
+    ]
+    assert picture.get_array().shape == (256, 256, 3) and np.allclose(heat.get_array(), 2 * shown.maps[1])
+    for panel, maps in ((cls, attention["cls"]), (rollout, attention["rollout"])):
+        assert np.array_equal(panel.get_array(), maps[1]) and panel.get_clim() == (0, maps[1].max())
+    assert figure.get_suptitle() == "cut/b" and not plt.fignum_exists(figure.number)

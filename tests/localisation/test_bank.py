@@ -1,4 +1,4 @@
-"""The bank of normal patches: exact distances, tiles without seams, any picture size, saved with its backbone."""
+"""The bank of normal patches: exact distances, tiles without seams, any picture size."""
 
 import subprocess
 import sys
@@ -9,21 +9,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance
 
-from src.classifier.model import create_model
 from src.config import paths
-from src.files import CheckpointError
-from src.localisation.bank import PatchBank, _ramp, picture_rows
-from src.localisation.encoder import BankSettings, Encoder, _starts, default_settings, select_blocks
+from src.localisation.bank import PatchBank, _ramp
+from src.localisation.encoder import BankSettings, Encoder, _starts, default_settings
 from src.synthetic.leather import render_leather
-from tests.conftest import CLASSES
 
 
 def settings(**options):
     return BankSettings(**{"blocks": (1, 3), "side": 96, "tile": 96} | options)
 
 
-def build(backbone, pictures, chosen, **options):
-    return PatchBank.build(Encoder(backbone, chosen), pictures, **options)
+def build(backbone, pictures, chosen):
+    encoder = Encoder(backbone, chosen)
+    return PatchBank(encoder, torch.cat([encoder.tokens(picture).rows(chosen.blocks) for picture in pictures]))
+
+
+def patch_map(bank, picture):
+    return bank.patch_map(bank.encoder.tokens(picture))
 
 
 def leather(seed, width=96, height=96):
@@ -40,8 +42,8 @@ def literal_tokens(backbone, picture, blocks):
     """Unit tokens (d, h, w) of a picture that is one tile, without `PatchBank`."""
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
-    found = backbone.tokens(((pixels - mean) / std)[None], blocks=blocks)
-    return F.normalize(torch.cat([F.normalize(tokens[0], dim=0) for tokens in found]), dim=0)
+    tokens = backbone.tokens(((pixels - mean) / std)[None], blocks=blocks)
+    return F.normalize(torch.cat([F.normalize(block[0], dim=0) for block in tokens]), dim=0)
 
 
 # -- maps -----------------------------------------------------------------------------------------------
@@ -54,11 +56,11 @@ def test_a_map_by_hand(backbone, normals, blocks, neighbours):
     rows = torch.cat([literal_tokens(backbone, p, blocks).flatten(1).T for p in normals[:2]])
     torch.testing.assert_close(bank.rows, rows)
     tokens = literal_tokens(backbone, normals[2], blocks)
-    found = bank.patch_map(normals[2])
-    assert found.shape == (6, 6)
+    distances = patch_map(bank, normals[2])
+    assert distances.shape == (6, 6)
     for row, column in np.ndindex(6, 6):
         cosines = (rows @ tokens[:, row, column]).sort(descending=True).values[:neighbours]
-        assert found[row, column].item() == pytest.approx(1 - cosines.mean().item(), abs=1e-5)
+        assert distances[row, column].item() == pytest.approx(1 - cosines.mean().item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (300, 200)])  # one tile, and many
@@ -83,8 +85,8 @@ def test_a_defect_is_found_where_it_is(backbone, normals):
 
 def test_small_pictures_of_any_shape_are_enlarged_as_wholes(backbone, normals):
     bank = build(backbone, normals, settings())
-    assert bank.patch_map(leather(1, 48, 48)).shape == (6, 6)
-    assert bank.patch_map(leather(1, 72, 48)).shape == (6, 9)
+    assert patch_map(bank, leather(1, 48, 48)).shape == (6, 6)
+    assert patch_map(bank, leather(1, 72, 48)).shape == (6, 9)
     values, _ = bank.score(leather(1, 70, 48))
     assert values.shape == (48, 70)
 
@@ -108,7 +110,7 @@ def test_weights_fall_off_towards_the_edges():
 def test_tiles_are_blended_by_hand(backbone):
     picture = leather(3, 208, 96)
     bank = build(backbone, [leather(4)], settings(overlap=0.5))
-    tiles = [bank.patch_map(picture.crop((left, 0, left + 96, 96))) for left in (0, 32, 80, 112)]
+    tiles = [patch_map(bank, picture.crop((left, 0, left + 96, 96))) for left in (0, 32, 80, 112)]
     starts = _starts(13, 6, 0.5)
     assert starts == [0, 2, 5, 7]
     total, weights = torch.zeros(6, 13), torch.zeros(6, 13)
@@ -116,7 +118,7 @@ def test_tiles_are_blended_by_hand(backbone):
     for start, tile in zip(starts, tiles, strict=True):
         total[:, start : start + 6] += weight * tile
         weights[:, start : start + 6] += weight
-    torch.testing.assert_close(bank.patch_map(picture), total / weights, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(patch_map(bank, picture), total / weights, atol=1e-5, rtol=1e-4)
 
 
 def test_tiling_hides_no_defect_at_a_border_between_tiles(backbone):
@@ -124,18 +126,18 @@ def test_tiling_hides_no_defect_at_a_border_between_tiles(backbone):
     bank = build(backbone, [leather(4, 200, 200)], settings(side=200))
     pixels = np.asarray(clean).copy()
     pixels[90:106, 190:206] = (255, 0, 255)
-    change = bank.patch_map(Image.fromarray(pixels)) - bank.patch_map(clean)
+    change = patch_map(bank, Image.fromarray(pixels)) - patch_map(bank, clean)
     row, column = divmod(int(change.argmax()), change.shape[1])
     assert abs(row * 16 + 8 - 98) <= 16 and abs(column * 16 + 8 - 198) <= 16
 
 
 def test_a_large_picture_never_reaches_the_network_whole(backbone, monkeypatch):
-    seen, tokens = [], backbone.tokens
-    monkeypatch.setattr(backbone, "tokens", lambda images, **o: seen.append(tuple(images.shape)) or tokens(images, **o))
-    bank = build(backbone, [leather(1)], settings())
-    seen.clear()
-    large = PatchBank(Encoder(backbone, settings(side=600)), bank.rows).patch_map(leather(2, 900, 600))
-    assert large.shape == (38, 56) and max(max(shape) for shape in seen) == 96 and max(s[0] for s in seen) == 4
+    bank, shapes, tokens = build(backbone, [leather(1)], settings()), [], backbone.tokens
+    monkeypatch.setattr(
+        backbone, "tokens", lambda images, **o: shapes.append(tuple(images.shape)) or tokens(images, **o)
+    )
+    large = patch_map(PatchBank(Encoder(backbone, settings(side=600)), bank.rows), leather(2, 900, 600))
+    assert large.shape == (38, 56) and max(max(shape) for shape in shapes) == 96 and max(s[0] for s in shapes) == 4
 
 
 LARGE_PICTURE = """
@@ -143,13 +145,14 @@ import resource, sys
 import numpy as np
 from PIL import Image, ImageEnhance
 from src.backbone.vit import load_backbone
-from src.localisation.bank import PatchBank
+from src.localisation.bank import PatchBank, some_rows
 from src.localisation.encoder import BankSettings, Encoder
 
 backbone = load_backbone("vit_tiny_patch16_224", "shipped", pretrained=False)
 picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (3288, 4608, 3), dtype=np.uint8))
 settings = BankSettings(blocks=(3,), side=3288, tile=448)
-bank = PatchBank.build(Encoder(backbone, settings), [picture])
+encoder = Encoder(backbone, settings)
+bank = PatchBank(encoder, some_rows(encoder.tokens(picture).rows(settings.blocks), 20_000, 0))
 values, score = bank.score(picture.transpose(Image.Transpose.ROTATE_180))
 assert values.shape == (3288, 4608) and score > 0
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
@@ -163,28 +166,14 @@ def test_a_photograph_of_15_megapixels_fits_into_3_gb():
     assert int(answer.stdout.splitlines()[-1]) < 3e9
 
 
-def test_each_picture_has_its_share_of_the_limit(backbone, normals):
-    rows = picture_rows(Encoder(backbone, settings(limit=48)), normals)
-    assert [len(part) for part in rows] == [16, 16, 16]
-    assert torch.equal(build(backbone, normals, settings(limit=48)).rows, torch.cat(rows))
-
-
 def test_blocks_can_be_selected_afterwards(backbone, normals):
-    banks = [build(backbone, normals, settings(blocks=blocks)) for blocks in ((1, 2, 3), (1, 3))]
-    together, alone = (bank.rows for bank in banks)
-    torch.testing.assert_close(select_blocks(together, (1, 2, 3), (1, 3)), alone)
+    together, alone = (Encoder(backbone, settings(blocks=blocks)).tokens(normals[0]) for blocks in ((1, 2, 3), (1, 3)))
+    assert together.tiles.shape[:3] == (1, 3, 64) and together.grid == (6, 6) and together.size == (96, 96)
+    torch.testing.assert_close(together.rows((1, 3)), alone.rows((1, 3)))
+    torch.testing.assert_close(together.rows((1, 2, 3)).norm(dim=1), torch.ones(36))
 
 
 # -- the bank -------------------------------------------------------------------------------------------
-
-
-def test_the_limit_bounds_the_bank(backbone, normals):
-    whole = build(backbone, normals, settings())
-    banks = [build(backbone, normals, settings(limit=20), seed=seed) for seed in (1, 1, 2)]
-    everything = {tuple(row) for row in whole.rows.tolist()}
-    assert len(whole.rows) == 108 and all(len(bank.rows) == 20 for bank in banks)
-    assert {tuple(row) for row in banks[0].rows.tolist()} <= everything
-    assert torch.equal(banks[0].rows, banks[1].rows) and not torch.equal(banks[0].rows, banks[2].rows)
 
 
 def test_defaults_enlarge_small_pictures_and_tile_large_ones(backbone):
@@ -209,11 +198,9 @@ def test_settings_outside_their_range_are_refused(options):
         settings(**options)
 
 
-def test_what_makes_no_bank_is_refused(backbone, normals):
-    with pytest.raises(ValueError, match="one normal picture"):
-        build(backbone, [], settings())
+def test_a_tile_that_is_no_multiple_of_the_patch_is_refused(backbone):
     with pytest.raises(ValueError, match="tile is 100 px; expected a multiple of the patch, 16"):
-        build(backbone, normals, settings(tile=100))
+        Encoder(backbone, settings(tile=100))
 
 
 def test_image_score_is_the_mean_of_the_highest_beside_the_median(backbone, normals):
@@ -237,30 +224,6 @@ def test_pictures_closer_than_the_bank_to_itself_are_measured_by_it(backbone, no
 
 def test_light_moves_the_image_score_less_than_the_distances(backbone, normals):
     bank = build(backbone, normals[:2], settings())
-    plain, darker = (bank.patch_map(p) for p in (normals[2], ImageEnhance.Brightness(normals[2]).enhance(0.6)))
+    plain, darker = (patch_map(bank, p) for p in (normals[2], ImageEnhance.Brightness(normals[2]).enhance(0.6)))
     change = bank.image_score(darker) / bank.image_score(plain)
     assert abs(np.log(change)) < abs(np.log(float(darker.mean() / plain.mean())))
-
-
-# -- files ----------------------------------------------------------------------------------------------
-
-
-def test_round_trip(backbone, normals, tmp_path):
-    bank = build(backbone, normals, settings(neighbours=2))
-    bank.save(tmp_path / "bank.pt", threshold=0.25)
-    again, extra = PatchBank.load(tmp_path / "bank.pt", backbone)
-    assert extra == {"threshold": 0.25} and again.settings == bank.settings
-    assert np.array_equal(bank.score(leather(7))[0], again.score(leather(7))[0])
-
-
-def test_another_backbone_is_refused(backbone, normals, config, tmp_path):
-    build(backbone, normals, settings()).save(tmp_path / "bank.pt")
-    other = create_model(config.but(seed=1), CLASSES, pretrained=False).vit
-    assert backbone.identity != other.identity
-    with pytest.raises(CheckpointError, match="bank.pt was made with the backbone test_vit .*, not with test_vit"):
-        PatchBank.load(tmp_path / "bank.pt", other)
-    (tmp_path / "cut.pt").write_bytes((tmp_path / "bank.pt").read_bytes()[:500])
-    torch.save({"format": 1}, tmp_path / "other.pt")
-    for name in ("gone", "cut", "other"):
-        with pytest.raises(CheckpointError, match=f"{name}.pt"):
-            PatchBank.load(tmp_path / f"{name}.pt", backbone)

@@ -11,31 +11,30 @@ pytestmark = pytest.mark.usefixtures("small_and_quick")
 
 
 def test_metrics_by_hand(crafted):
-    found = localisation_metrics(crafted)
+    entry = localisation_metrics(crafted)
     assert crafted.called.tolist() == [False, True, True, False]
-    assert found["image_accuracy_at_threshold"] == 0.5 and found["image_false_alarm_rate"] == 0.5
-    assert found["image_f1"] == 0.5  # one of two called is defective, one of two defective is called
-    assert found["pixel_f1_at_threshold"] == pytest.approx(2 * 2 / (3 + 4))  # 2 of 3 marked and of 4 true pixels
-    assert found["iou_at_threshold"] == pytest.approx(2 / 5)
-    assert found["image_auroc"] == 0.75  # of four pairs, poke below the alarming good one
-    assert found["image_ap"] == pytest.approx((1 / 1 + 2 / 3) / 2)
-    assert found["n"] == {"good": 2, "cut": 1, "poke": 1} and found["blocks"] == (3,) and found["protocol"] == "4-shot"
-    assert (found["pixel_threshold"], found["image_threshold"]) == (0.5, 0.45)
-    assert (found["pixel_threshold_source"], found["image_threshold_source"]) == ("painted", "held out")
-    assert (found["per_defect"]["cut"]["image_auroc"], found["per_defect"]["poke"]["image_auroc"]) == (1, 0.5)
-    assert found["per_defect"]["cut"]["found_at_threshold"] == 1
-    assert found["per_defect"]["poke"]["found_at_threshold"] == 0
-    pixels = crafted
-    wanted = average_precision_score(pixels.masks.ravel(), pixels.maps.ravel())
-    assert found["pixel_ap"] == pytest.approx(wanted)
-    assert found["per_defect"]["cut"]["pixel_auroc"] == pytest.approx(
-        roc_auc_score(pixels.masks[:3].ravel(), pixels.maps[:3].ravel())
+    assert entry["image_accuracy_at_threshold"] == 0.5 and entry["image_false_alarm_rate"] == 0.5
+    assert entry["image_f1"] == 0.5  # one of two called is defective, one of two defective is called
+    assert entry["pixel_f1_at_threshold"] == pytest.approx(2 * 2 / (3 + 4))  # 2 of 3 marked and of 4 true pixels
+    assert entry["iou_at_threshold"] == pytest.approx(2 / 5)
+    assert entry["image_auroc"] == 0.75  # of four pairs, poke below the alarming good one
+    assert entry["image_ap"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert entry["n"] == {"good": 2, "cut": 1, "poke": 1} and entry["blocks"] == (3,) and entry["protocol"] == "4-shot"
+    assert (entry["pixel_threshold"], entry["image_threshold"]) == (0.5, 0.45)
+    assert (entry["pixel_threshold_source"], entry["image_threshold_source"]) == ("painted", "held out")
+    assert (entry["per_defect"]["cut"]["image_auroc"], entry["per_defect"]["poke"]["image_auroc"]) == (1, 0.5)
+    assert entry["per_defect"]["cut"]["found_at_threshold"] == 1
+    assert entry["per_defect"]["poke"]["found_at_threshold"] == 0
+    wanted = average_precision_score(crafted.masks.ravel(), crafted.maps.ravel())
+    assert entry["pixel_ap"] == pytest.approx(wanted)
+    assert entry["per_defect"]["cut"]["pixel_auroc"] == pytest.approx(
+        roc_auc_score(crafted.masks[:3].ravel(), crafted.maps[:3].ravel())
     )
 
 
 def test_every_main_figure_has_an_interval_around_it(crafted):
-    found = localisation_metrics(crafted)
-    assert set(found["intervals"]) == {
+    entry = localisation_metrics(crafted)
+    assert set(entry["intervals"]) == {
         "image_auroc",
         "image_ap",
         "image_f1",
@@ -47,8 +46,8 @@ def test_every_main_figure_has_an_interval_around_it(crafted):
         "pixel_f1_at_threshold",
         "iou_at_threshold",
     }
-    for name, (low, high) in found["intervals"].items():
-        assert 0 <= low <= found[name] <= high <= 1
+    for name, (low, high) in entry["intervals"].items():
+        assert 0 <= low <= entry[name] <= high <= 1
 
 
 def test_brightness_control_by_hand(tmp_path):

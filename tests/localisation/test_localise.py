@@ -1,18 +1,14 @@
-"""Anomaly maps of test images: a bright square is found where it is, and no test image has a say in a threshold."""
+"""Localisation of test images: a painted square is found where it is, and no test image has a say in a threshold."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-import src.localisation.localise as localise_module
-from src.data.mvtec import protocol_name
 from src.data.pictures import load_image
-from src.data.splits import transfer_normals
 from src.localisation.encoder import BankSettings
 from src.localisation.localise import localise
-from src.localisation.thresholds import Choice, PixelThreshold
+from src.localisation.thresholds import fit_detector
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("small_and_quick")
@@ -22,95 +18,80 @@ def settings(backbone, **options):
     return BankSettings(**{"blocks": (backbone.patch_block,), "side": 96, "tile": 96} | options)
 
 
+def detector_of(backbone, paths, **options):
+    pictures, candidates = [load_image(path) for path in paths], [settings(backbone, **options)]
+    return fit_detector(backbone, pictures, protocol=f"{len(paths)}-shot", candidates=candidates, device=CPU)
+
+
 @pytest.fixture
-def found(backbone, normals, test_rows):
-    return localise(backbone, normals, test_rows, protocol="4-shot", settings=settings(backbone), device=CPU)
+def shown(backbone, normals, test_rows):
+    (shown,) = localise([detector_of(backbone, normals)], test_rows)
+    return shown
 
 
-def test_the_square_is_found_where_it_is(found, test_rows):
-    assert found.maps.shape == found.masks.shape == (8, 256, 256) and found.masks.dtype == bool
-    assert found.masks.any((1, 2)).tolist() == found.is_defect.tolist() == (test_rows["defect"] != "good").tolist()
-    for values, mask in zip(found.maps[found.is_defect], found.masks[found.is_defect], strict=True):
+def test_the_square_is_found_where_it_is(shown, test_rows):
+    assert shown.maps.shape == shown.masks.shape == (8, 256, 256) and shown.masks.dtype == bool
+    assert shown.masks.any((1, 2)).tolist() == shown.is_defect.tolist() == (test_rows["defect"] != "good").tolist()
+    for values, mask in zip(shown.maps[shown.is_defect], shown.masks[shown.is_defect], strict=True):
         assert roc_auc_score(mask.ravel(), values.ravel()) > 0.9  # the weights are random: patches differ all the same
         assert mask[np.unravel_index(values.argmax(), mask.shape)]
-    assert roc_auc_score(found.is_defect, found.image_scores) == 1
-    assert found.maps.min() >= 0 and found.maps.max() <= 2
+    assert roc_auc_score(shown.is_defect, shown.image_scores) == 1
+    assert shown.maps.min() >= 0 and shown.maps.max() <= 2
 
 
 def test_no_float64_is_made_on_the_device(backbone, normals, test_rows, no_float64):
     with no_float64:
-        localise(backbone, normals, test_rows, protocol="4-shot", settings=settings(backbone), device=CPU)
+        localise([detector_of(backbone, normals)], test_rows)
 
 
-def test_settings_are_used_and_reported(backbone, normals, test_rows, found):
-    assert found.facts["normal_images"] == 4 and found.facts["bank_patches"] == 4 * 6 * 6
-    assert found.facts["settings_source"] == "given" and found.facts["backbone"].startswith("test_vit ")
-    assert found.facts["images_per_second"] > 0
-    other = settings(backbone, side=64, blocks=(0,))
-    changed = localise(backbone, normals, test_rows, protocol="4-shot", settings=other, device=CPU)
+def test_settings_are_used_and_reported(backbone, normals, test_rows, shown):
+    assert shown.facts["normal_images"] == 4 and shown.facts["bank_patches"] == 4 * 6 * 6
+    assert shown.facts["settings_source"] == "given" and shown.facts["backbone"].startswith("test_vit ")
+    assert shown.facts["images_per_second"] > 0
+    (changed,) = localise([detector_of(backbone, normals, side=64, blocks=(0,))], test_rows)
     assert (changed.bank_settings.side, changed.bank_settings.blocks) == (64, (0,))
-    assert changed.facts["bank_patches"] == 4 * 4 * 4 and not np.allclose(changed.maps, found.maps)
-
-
-def test_without_settings_they_are_chosen_on_the_normal_images(backbone, normals, test_rows, monkeypatch):
-    asked = []
-
-    def choose(backbone, found):
-        asked.append(found.pictures)
-        return Choice(settings(backbone, blocks=(0, 1)), (0.25, 0.5), PixelThreshold(0.1, 0.5, 8))
-
-    monkeypatch.setattr(localise_module, "choose_settings", choose)
-    found = localise(backbone, normals, test_rows, protocol="4-shot", device=CPU)
-    assert asked == [[load_image(path) for path in normals]] and found.bank_settings.blocks == (0, 1)
-    assert "0.500, of 2 candidates on defects painted" in found.facts["settings_source"]
+    assert changed.facts["bank_patches"] == 4 * 4 * 4 and not np.allclose(changed.maps, shown.maps)
 
 
 def test_a_normal_image_among_the_test_images_has_an_empty_map(backbone, normals, test_rows):
     test_rows.loc[0, ["path", "defect", "mask"]] = [normals[2], "good", ""]
-    found = localise(backbone, normals, test_rows, protocol="4-shot", settings=settings(backbone), device=CPU)
-    assert found.maps[0].max() == 0 and found.image_scores[0] == 0 and not found.called[0]
-    assert found.image_scores[1:].min() > 0
+    (shown,) = localise([detector_of(backbone, normals)], test_rows)
+    assert shown.maps[0].max() == 0 and shown.image_scores[0] == 0 and not shown.called[0]
+    assert shown.image_scores[1:].min() > 0
 
 
-def test_the_thresholds_do_not_depend_on_test_images(backbone, normals, test_rows, found):
-    rows = test_rows.iloc[[6, 1]]
-    few = localise(backbone, normals, rows, protocol="4-shot", settings=settings(backbone), device=CPU)
-    assert few.thresholds == found.thresholds and found.thresholds.pixel > 0
-    np.testing.assert_allclose(few.maps, found.maps[[6, 1]], atol=1e-6)
-    other = localise(backbone, normals[:3], test_rows, protocol="3-shot", settings=settings(backbone), device=CPU)
-    assert other.thresholds != found.thresholds
+def test_the_maps_of_an_image_do_not_depend_on_the_others(backbone, normals, test_rows, shown):
+    (few,) = localise([detector_of(backbone, normals)], test_rows.iloc[[6, 1]])
+    assert few.thresholds == shown.thresholds and shown.thresholds.pixel > 0
+    np.testing.assert_allclose(few.maps, shown.maps[[6, 1]], atol=1e-6)
 
 
-def test_each_test_image_is_read_once(backbone, normals, test_rows, monkeypatch):
-    read, load = [], load_image
-    monkeypatch.setattr(localise_module, "load_image", lambda path: read.append(path) or load(path))
-    localise(backbone, normals, test_rows, protocol="4-shot", settings=settings(backbone), device=CPU)
-    assert [path for path in read if path not in normals] == list(test_rows["path"])
+def test_some_images_of_a_localisation(shown):
+    rows = np.arange(8) % 3 == 0
+    some = shown.of_rows(rows)
+    assert some.test["file"].tolist() == shown.test["file"][rows].tolist() and some.test.index.tolist() == [0, 1, 2]
+    assert np.array_equal(some.maps, shown.maps[rows]) and np.array_equal(some.masks, shown.masks[rows])
+    assert np.array_equal(some.called, shown.called[rows]) and some.facts == shown.facts
 
 
-def test_an_image_is_called_by_its_score(found):
-    assert found.called.tolist() == (found.image_scores >= found.thresholds.image).tolist()
+def test_detectors_share_the_pass_of_each_test_image(backbone, normals, test_rows, shown, monkeypatch):
+    first, second = detector_of(backbone, normals), detector_of(backbone, normals[:2], blocks=(0, 1))
+    (alone,) = localise([second], test_rows)
+    passes, tokens = [], backbone.tokens
+    monkeypatch.setattr(backbone, "tokens", lambda images, **o: passes.append(len(images)) or tokens(images, **o))
+    together = localise([first, second], test_rows)
+    assert passes == [1] * len(test_rows)
+    for both, single in zip(together, (shown, alone), strict=True):
+        np.testing.assert_allclose(both.maps, single.maps, atol=1e-6)
+        assert (both.protocol, both.thresholds) == (single.protocol, single.thresholds)
+        assert both.facts == single.facts | {"images_per_second": None}  # of a shared pass it would mislead
+    assert [each.protocol for each in together] == ["4-shot", "2-shot"]
 
 
-def test_one_normal_image_is_enough_and_none_is_not(backbone, normals, test_rows):
-    found = localise(backbone, normals[:1], test_rows, protocol="1-shot", settings=settings(backbone), device=CPU)
-    assert found.facts["bank_patches"] == 36 and "quarters of the one normal image" in found.thresholds.image_source
-    with pytest.raises(ValueError, match="0-shot has no normal image"):
-        localise(backbone, [], test_rows, protocol="0-shot", device=CPU)
+def test_detectors_of_two_scales_cannot_share_a_pass(backbone, normals, test_rows):
+    with pytest.raises(ValueError, match="detectors of 2 backbones or scales cannot share a pass"):
+        localise([detector_of(backbone, normals), detector_of(backbone, normals, side=64)], test_rows)
 
 
-@pytest.mark.parametrize(("count", "name"), [(245, "mvtec-full"), (244, "244-shot"), (4, "4-shot")])
-def test_protocol_name(count, name):
-    assert protocol_name(count) == name
-
-
-def test_transfer_takes_normal_training_images(table):
-    wanted = set(table.loc[(table["part"] == "train") & (table["label"] == "non_defective"), "path"])
-    assert set(transfer_normals(table, "non_defective", seed=1)) == wanted and len(wanted) == 6
-
-
-def test_transfer_takes_a_seeded_draw_of_many():
-    rows = [(f"{i}.png", "non_defective", "train") for i in range(200)]
-    table = pd.DataFrame(rows, columns=["path", "label", "part"])
-    first, second, other = (transfer_normals(table, "non_defective", seed=seed) for seed in (1, 1, 2))
-    assert first == second != other and len(set(first)) == 64
+def test_an_image_is_called_by_its_score(shown):
+    assert shown.called.tolist() == (shown.image_scores >= shown.thresholds.image).tolist()

@@ -9,7 +9,13 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import label
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from src.localisation.pixel_metrics import best_pixel_threshold, pixel_intervals, pixel_metrics, threshold_metrics
+from src.localisation.pixel_metrics import (
+    best_pixel_threshold,
+    pixel_average_precision,
+    pixel_intervals,
+    pixel_metrics,
+    threshold_metrics,
+)
 
 # From the highest pixel down: a defect, a normal pixel, another defect, a normal pixel. Two regions of one pixel.
 FOUR = np.array([[[0.9, 0.6, 0.4, 0.1]]]), np.array([[[1, 0, 1, 0]]], bool)
@@ -25,7 +31,7 @@ def blobs(seed, *, levels=None, n=3, side=18):
     return (maps if levels is None else np.round(maps * levels)), masks
 
 
-def slow_aupro(maps, masks, limit):
+def slow_aupro(maps, masks, limit=0.3):
     """Per-region overlap word by word: every threshold, every region, then the area up to the limit."""
     regions = []
     for index, mask in enumerate(masks):
@@ -47,31 +53,17 @@ def slow_aupro(maps, masks, limit):
 
 
 def test_pixel_metrics_by_hand():
-    found = pixel_metrics(*FOUR)
+    figures = pixel_metrics(*FOUR)
     # F1 after each pixel: 2/3, 1/2, 4/5, 2/3. The overlap is 1/2 until half of the normal pixels alarm.
     expected = {"pixel_auroc": 3 / 4, "pixel_ap": (1 + 2 / 3) / 2, "pixel_f1_max": 4 / 5, "aupro_30": 1 / 2}
-    assert found == pytest.approx(expected) and set(found) == NAMES
-    assert all(type(value) is float for value in found.values())
-
-
-@pytest.mark.parametrize(
-    ("limit", "name", "expected"),
-    [
-        (1.0, "aupro_100", 0.5 * 0.5 + 0.5 * 1),
-        (0.5, "aupro_50", 0.5),
-        (0.75, "aupro_75", (0.5 * 0.5 + 0.25 * 1) / 0.75),
-        (0.001, "aupro_0.1", 0.5),
-    ],
-)
-def test_overlap_limit_by_hand_and_at_its_ends(limit, name, expected):
-    found = pixel_metrics(*FOUR, false_positive_limit=limit)
-    assert found[name] == pytest.approx(expected) and set(found) == NAMES - {"aupro_30"} | {name}
+    assert figures == pytest.approx(expected) and set(figures) == NAMES
+    assert all(type(value) is float for value in figures.values())
 
 
 def test_a_small_region_weighs_as_much_as_a_large_one():
     masks = np.array([[[1, 0, 1, 1, 1, 0, 0, 0]]], bool)
     maps = np.array([[[1, 0, 0, 0, 0, 0, 0, 0]]])
-    # The curve runs straight from (0, 1/2), the small region found, to (1, 1).
+    # The curve runs straight from (0, 1/2), the small region passed, to (1, 1).
     assert pixel_metrics(maps, masks)["aupro_30"] == pytest.approx(1 / 2 + 0.3 / 2 / 2)
     assert pixel_metrics(maps[..., ::-1], masks[..., ::-1])["aupro_30"] == pytest.approx(0.575)
 
@@ -80,7 +72,7 @@ def test_pixels_that_touch_at_a_corner_are_one_region_and_images_are_apart():
     masks, maps = np.zeros((2, 2, 4), bool), np.zeros((2, 2, 4))
     masks[0, 0, 0] = masks[0, 1, 1] = masks[0, 1, 3] = masks[1, 0, 0] = True
     maps[0, 1, 3] = 1
-    # Three regions, one of them found: overlap 1/3, then a straight line to 1.
+    # Three regions, one of them passed: overlap 1/3, then a straight line to 1.
     assert pixel_metrics(maps, masks)["aupro_30"] == pytest.approx(1 / 3 + 2 / 3 * 0.3 / 2)
 
 
@@ -88,28 +80,22 @@ def test_pixels_that_touch_at_a_corner_are_one_region_and_images_are_apart():
 @pytest.mark.parametrize("seed", range(3))
 def test_pixel_metrics_against_references(seed, levels):
     maps, masks = blobs(seed, levels=levels)
-    found, truth, scores = pixel_metrics(maps, masks), masks.ravel(), maps.ravel()
+    figures, truth, scores = pixel_metrics(maps, masks), masks.ravel(), maps.ravel()
     precision, recall, _ = precision_recall_curve(truth, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    assert found["pixel_auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
-    assert found["pixel_ap"] == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
-    assert found["pixel_f1_max"] == pytest.approx(f1.max(), abs=1e-9)
-    assert found["aupro_30"] == pytest.approx(slow_aupro(maps, masks, 0.3), abs=1e-9)
-    assert 0.15 < found["aupro_30"] < 0.99
-
-
-@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
-def test_overlap_up_to_other_limits_against_the_reference(limit):
-    maps, masks = blobs(9, levels=3)
-    found = pixel_metrics(maps, masks, false_positive_limit=limit)[f"aupro_{100 * limit:g}"]
-    assert found == pytest.approx(slow_aupro(maps, masks, limit), abs=1e-9)
+    assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    assert figures["pixel_ap"] == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+    assert figures["pixel_f1_max"] == pytest.approx(f1.max(), abs=1e-9)
+    assert figures["aupro_30"] == pytest.approx(slow_aupro(maps, masks), abs=1e-9)
+    assert pixel_average_precision(maps, masks) == figures["pixel_ap"]
+    assert 0.15 < figures["aupro_30"] < 0.99
 
 
 def test_equal_scores_are_handled_together():
     _, masks = blobs(0)
-    found = pixel_metrics(np.full(masks.shape, 0.7), masks)
+    figures = pixel_metrics(np.full(masks.shape, 0.7), masks)
     share = masks.mean()
-    assert found == pytest.approx(
+    assert figures == pytest.approx(
         {"pixel_auroc": 0.5, "pixel_ap": share, "pixel_f1_max": 2 * share / (1 + share), "aupro_30": 0.3 / 2}
     )
 
@@ -122,16 +108,20 @@ def test_order_and_monotone_maps_and_number_types_change_nothing():
     assert pixel_metrics(maps[order], masks[order]) == pytest.approx(expected)
     assert pixel_metrics(maps[:, ::-1], masks[:, ::-1]) == pytest.approx(expected)
     assert pixel_metrics(np.sqrt(maps) - 7, masks) == pytest.approx(expected)
-    for kind in (np.uint8, np.int16, np.float16, np.float32):
-        assert pixel_metrics(maps.astype(kind), masks.astype(np.uint8) * 255) == pytest.approx(expected)
+    for number_type in (np.uint8, np.int16, np.float16, np.float32):
+        assert pixel_metrics(maps.astype(number_type), masks.astype(np.uint8) * 255) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("sign", "auroc", "aupro"), [(1, 1, 1), (-1, 0, 0)])
 def test_both_ends_of_the_scale(sign, auroc, aupro):
     _, masks = blobs(1)
-    found = pixel_metrics(sign * masks.astype(float), masks)
-    assert found["pixel_auroc"] == auroc and found["aupro_30"] == pytest.approx(aupro)
-    assert found["pixel_ap"] == found["pixel_f1_max"] if sign == 1 else found["pixel_ap"] == pytest.approx(masks.mean())
+    figures = pixel_metrics(sign * masks.astype(float), masks)
+    assert figures["pixel_auroc"] == auroc and figures["aupro_30"] == pytest.approx(aupro)
+    assert (
+        figures["pixel_ap"] == figures["pixel_f1_max"]
+        if sign == 1
+        else figures["pixel_ap"] == pytest.approx(masks.mean())
+    )
 
 
 def test_best_pixel_threshold_by_hand_and_as_the_highest_f1():
@@ -151,25 +141,25 @@ def test_a_pixel_threshold_cannot_see_test_data():
 def test_at_a_threshold_by_hand():
     maps, masks = FOUR
     # 0.9, 0.6 and 0.4 are marked: two of them are defective, and both defective pixels are among them.
-    found = threshold_metrics(maps, masks, threshold=0.4)
-    assert found == pytest.approx({"pixel_f1_at_threshold": 2 * 2 / (3 + 2), "iou_at_threshold": 2 / 3})
+    figures = threshold_metrics(maps, masks, threshold=0.4)
+    assert figures == pytest.approx({"pixel_f1_at_threshold": 2 * 2 / (3 + 2), "iou_at_threshold": 2 / 3})
     nothing = threshold_metrics(maps, masks, threshold=2)
     assert nothing == {"pixel_f1_at_threshold": 0, "iou_at_threshold": 0}
 
 
 def test_intervals_are_those_of_redrawn_images_to_a_thousandth():
     maps, masks = blobs(4, n=12, side=40)
-    found = pixel_intervals(maps, masks, threshold=0.5, repeats=60, seed=3)
+    intervals = pixel_intervals(maps, masks, threshold=0.5, repeats=60, seed=3)
     generator, literal = np.random.default_rng(3), []
     for _ in range(60):
         rows = generator.integers(0, 12, 12)
         figures = pixel_metrics(maps[rows], masks[rows]) | threshold_metrics(maps[rows], masks[rows], threshold=0.5)
         literal.append(list(figures.values()))
-    assert list(found) == list(figures)
+    assert list(intervals) == list(figures)
     wanted = np.percentile(literal, [2.5, 97.5], axis=0).T
-    np.testing.assert_allclose(list(found.values()), wanted, atol=1e-3)
-    assert all(low < high for low, high in found.values())
-    assert pixel_intervals(maps, masks, threshold=0.5, repeats=60, seed=3) == found
+    np.testing.assert_allclose(list(intervals.values()), wanted, atol=1e-3)
+    assert all(low < high for low, high in intervals.values())
+    assert pixel_intervals(maps, masks, threshold=0.5, repeats=60, seed=3) == intervals
 
 
 def test_a_whole_test_set_takes_seconds():
@@ -187,6 +177,7 @@ def test_a_whole_test_set_takes_seconds():
     [
         pixel_metrics,
         best_pixel_threshold,
+        pixel_average_precision,
         lambda *a: pixel_intervals(*a, threshold=0.5),
     ],
 )
@@ -205,9 +196,3 @@ def test_a_whole_test_set_takes_seconds():
 def test_unusable_maps_are_refused(function, maps, masks, message):
     with pytest.raises(ValueError, match=message):
         function(maps, masks)
-
-
-@pytest.mark.parametrize("limit", [0, -0.1, 1.001, np.nan])
-def test_a_limit_outside_its_interval_is_refused(limit):
-    with pytest.raises(ValueError, match=f"false_positive_limit is {limit}"):
-        pixel_metrics(*FOUR, false_positive_limit=limit)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.synthetic.defects import DEFECT_KINDS, add_synthetic_defect
+from src.synthetic.defects import DEFECTS, add_synthetic_defect
 
 
 def leather(*, rows=256, columns=256, colour=(120, 80, 60)):
@@ -11,12 +11,12 @@ def leather(*, rows=256, columns=256, colour=(120, 80, 60)):
     return np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("kind", DEFECT_KINDS)
+@pytest.mark.parametrize("defect", DEFECTS)
 @pytest.mark.parametrize("colour", [(120, 80, 60), (0, 0, 0), (255, 255, 255), (128, 128, 128)])
-def test_only_the_mask_changes_and_most_of_it_does(kind, colour):
+def test_only_the_mask_changes_and_most_of_it_does(defect, colour):
     image = leather(colour=colour)
     for seed in range(10):
-        changed, mask = add_synthetic_defect(image, np.random.default_rng(seed), kind=kind)
+        changed, mask = add_synthetic_defect(image, np.random.default_rng(seed), defect=defect)
         different = (changed != image).any(axis=2)
         assert changed.shape == image.shape and changed.dtype == np.uint8
         assert mask.shape == image.shape[:2] and mask.dtype == np.uint8
@@ -26,10 +26,10 @@ def test_only_the_mask_changes_and_most_of_it_does(kind, colour):
         assert different[mask == 1].mean() > (0.2 if colour in [(0, 0, 0), (255, 255, 255)] else 0.6)
 
 
-@pytest.mark.parametrize("kind", DEFECT_KINDS)
-def test_covers_about_a_thousandth_to_a_twentieth(kind):
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_covers_about_a_thousandth_to_a_twentieth(defect):
     image = leather()
-    shares = [add_synthetic_defect(image, np.random.default_rng(s), kind=kind)[1].mean() for s in range(100)]
+    shares = [add_synthetic_defect(image, np.random.default_rng(s), defect=defect)[1].mean() for s in range(100)]
     assert 0.0005 < min(shares) < 0.005
     assert 0.015 < max(shares) < 0.055
 
@@ -45,14 +45,14 @@ def test_same_seed_same_pixels_and_the_image_is_left_alone():
     assert np.array_equal(image, before)
 
 
-def test_none_draws_every_kind():
+def test_none_draws_every_defect():
     generator = np.random.default_rng(1)
-    drawn = {DEFECT_KINDS[generator.integers(len(DEFECT_KINDS))] for _ in range(100)}
-    assert drawn == set(DEFECT_KINDS)
+    drawn = {DEFECTS[generator.integers(len(DEFECTS))] for _ in range(100)}
+    assert drawn == set(DEFECTS)
     seed = 3
     generator = np.random.default_rng(seed)
-    kind = DEFECT_KINDS[generator.integers(len(DEFECT_KINDS))]
-    named = add_synthetic_defect(leather(), generator, kind=kind)[0]
+    defect = DEFECTS[generator.integers(len(DEFECTS))]
+    named = add_synthetic_defect(leather(), generator, defect=defect)[0]
     assert np.array_equal(add_synthetic_defect(leather(), np.random.default_rng(seed))[0], named)
 
 
@@ -89,9 +89,9 @@ def test_refuses_other_images(image):
         add_synthetic_defect(image, np.random.default_rng(0))
 
 
-def test_refuses_unknown_kinds_and_scales():
+def test_refuses_unknown_defects_and_scales():
     with pytest.raises(ValueError, match="scratch.*color, cut, fold, glue, poke"):
-        add_synthetic_defect(leather(), np.random.default_rng(0), kind="scratch")
+        add_synthetic_defect(leather(), np.random.default_rng(0), defect="scratch")
     for scale in (0, -1, 4.001, float("nan")):
         with pytest.raises(ValueError, match="scale"):
             add_synthetic_defect(leather(), np.random.default_rng(0), scale=scale)

@@ -12,15 +12,14 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 
 from src.config import CLASS_NAMES
 from src.synthetic import sample as sample_module
-from src.synthetic.defects import DEFECT_KINDS
+from src.synthetic.defects import DEFECTS
 from src.synthetic.sample import MVTEC_COUNTS, write_sample
 
 SMALL = {
     "images_per_class": 30,
     "size": 64,
     "mvtec_size": 64,
-    "progress": False,
-    "mvtec_counts": {"train/good": 3, "test/good": 2} | {f"test/{kind}": 2 for kind in DEFECT_KINDS},
+    "mvtec_counts": {"train/good": 3, "test/good": 2} | {f"test/{defect}": 2 for defect in DEFECTS},
 }
 TINY = SMALL | {"images_per_class": 15, "size": 32, "mvtec_size": 32}
 
@@ -58,24 +57,24 @@ def test_mvtec_layout_and_masks(sample):
     root = sample / "mvtec" / "leather"
     for folder, count in SMALL["mvtec_counts"].items():
         assert sorted(p.name for p in (root / folder).iterdir()) == [f"{i:03d}.png" for i in range(count)]
-    assert sorted(p.name for p in (root / "ground_truth").iterdir()) == sorted(DEFECT_KINDS)
-    for kind in DEFECT_KINDS:
-        for image in (root / "test" / kind).iterdir():
-            mask = pixels(root / "ground_truth" / kind / f"{image.stem}_mask.png")
+    assert sorted(p.name for p in (root / "ground_truth").iterdir()) == sorted(DEFECTS)
+    for defect in DEFECTS:
+        for image in (root / "test" / defect).iterdir():
+            mask = pixels(root / "ground_truth" / defect / f"{image.stem}_mask.png")
             assert mask.dtype == np.uint8 and mask.shape == pixels(image).shape[:2]
             assert set(np.unique(mask)) == {0, 255}
 
 
 def test_masks_cover_exactly_what_was_pasted(sample, tmp_path, monkeypatch):
-    def paste_nothing(image, generator, *, kind, scale):
+    def paste_nothing(image, generator, *, defect, scale):
         return image, np.zeros(image.shape[:2], np.uint8)
 
     monkeypatch.setattr(sample_module, "add_synthetic_defect", paste_nothing)
     clean = write_sample(tmp_path / "clean", **SMALL) / "mvtec" / "leather"
-    for kind in DEFECT_KINDS:
-        for image in (sample / "mvtec" / "leather" / "test" / kind).iterdir():
-            mask = pixels(sample / "mvtec" / "leather" / "ground_truth" / kind / f"{image.stem}_mask.png") > 0
-            changed = (pixels(image) != pixels(clean / "test" / kind / image.name)).any(axis=2)
+    for defect in DEFECTS:
+        for image in (sample / "mvtec" / "leather" / "test" / defect).iterdir():
+            mask = pixels(sample / "mvtec" / "leather" / "ground_truth" / defect / f"{image.stem}_mask.png") > 0
+            changed = (pixels(image) != pixels(clean / "test" / defect / image.name)).any(axis=2)
             assert not changed[~mask].any() and changed[mask].mean() > 0.5
 
 
@@ -112,13 +111,13 @@ def test_an_image_does_not_depend_on_the_others(sample, tmp_path):
         assert np.array_equal(pixels(small / name), pixels(sample / name))
 
 
-@pytest.mark.parametrize("failing", ["render_leather", "_write_hides"])
+@pytest.mark.parametrize("failing", ["render_leather", "write_json"])
 def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch, failing):
     working, calls = getattr(sample_module, failing), []
 
     def fail_later(*arguments, **options):
         calls.append(1)
-        if len(calls) > 20 or failing == "_write_hides":
+        if len(calls) > 20 or failing == "write_json":
             raise KeyboardInterrupt
         return working(*arguments, **options)
 

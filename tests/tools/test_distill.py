@@ -13,18 +13,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.tools.test_student_init import STUDENT, TEACHER, random_student, random_teacher, textures
-from tools import distill
-from tools.distill import (
-    Distillation,
-    Recipe,
-    collect_pictures,
-    draw_crop,
-    export,
-    summarise,
-    synthetic_localisation,
-    to_tensor,
-    tokens_after,
-)
+from tools import distill, tokens
+from tools.crops import Recipe, collect_pictures, draw_crop, to_tensor
+from tools.distill import Distillation, export
+from tools.tokens import project, summarise, synthetic_localisation, tokens_after
 
 RECIPE = Recipe(rounds=((112, 2), (224, 1)), patches_per_round=8 * 49, batch_patches=4 * 49, reuse=2)
 
@@ -38,9 +30,7 @@ def small(monkeypatch):
 
 
 def start(recipe=RECIPE):
-    distillation = Distillation("teacher.safetensors", textures(), recipe)
-    distillation.start()
-    return distillation
+    return Distillation.start("teacher.safetensors", textures(), recipe)
 
 
 # -- pictures -------------------------------------------------------------------------------------------
@@ -94,24 +84,24 @@ def test_to_tensor_by_hand():
 
 def test_tokens_stand_class_token_first():
     student, images = random_student(), torch.randn(2, 3, 32, 48)
-    found = tokens_after(student, images, [0, 2])
+    outputs = tokens_after(student, images, [0, 2])
     with torch.no_grad():
         stream = student._pos_embed(student.patch_embed(images))
         for number, block in enumerate(student.blocks[:3]):
             stream = block(stream)
             if number != 1:
-                torch.testing.assert_close(found[number // 2], stream)
-    assert found[0].shape == (2, 1 + 2 * 3, 64)
+                torch.testing.assert_close(outputs[number // 2], stream)
+    assert outputs[0].shape == (2, 1 + 2 * 3, 64)
 
 
 def test_summary_by_hand():
     generator = torch.Generator().manual_seed(0)
     targets = [torch.randn(3, 5, 2, generator=generator) for _ in range(4)]
-    found = summarise(targets)
-    assert found.shape == (3, 10)
-    torch.testing.assert_close(found[1, :2], targets[3][1, 0])
-    torch.testing.assert_close(found[1, 2:4], targets[1][1, 1:].mean(0))
-    torch.testing.assert_close(found[1, 8:], targets[3][1, 1:].std(0))
+    summary = summarise(targets)
+    assert summary.shape == (3, 10)
+    torch.testing.assert_close(summary[1, :2], targets[3][1, 0])
+    torch.testing.assert_close(summary[1, 2:4], targets[1][1, 1:].mean(0))
+    torch.testing.assert_close(summary[1, 8:], targets[3][1, 1:].std(0))
 
 
 # -- rounds ---------------------------------------------------------------------------------------------
@@ -121,9 +111,10 @@ def test_steps_lower_both_losses(small):
     distillation = start(dataclasses.replace(RECIPE, learning_rate=1e-3))
     distillation.student.load_state_dict(random_student().state_dict())  # from noise there is much to learn
     crops = [draw_crop(textures(), 112, np.random.default_rng(seed), RECIPE) for seed in range(8)]
-    targets = distillation.project(to_tensor(crops, (98, 98), distillation.teacher))
+    teacher_images = to_tensor(crops, (98, 98), distillation.teacher)
+    targets = project(distillation.teacher, teacher_images, distillation.scale.projection, RECIPE.teacher_blocks)
     images = to_tensor(crops, (112, 112), distillation.student)
-    losses = np.array([distillation._step(images, targets) for _ in range(8)])
+    losses = np.array([distillation.step(images, targets) for _ in range(8)])
     assert (losses[-1] < 0.9 * losses[0]).all(), losses
 
 
@@ -140,8 +131,7 @@ def test_stopped_and_resumed_is_as_uninterrupted(small, tmp_path):
     stopped = start()
     first = stopped.run_round()
     stopped.save(tmp_path / "state.pt")
-    resumed = Distillation("teacher.safetensors", textures(), RECIPE)
-    resumed.load(tmp_path / "state.pt")
+    resumed = Distillation.resume(tmp_path / "state.pt", "teacher.safetensors", textures(), RECIPE)
     assert [first, resumed.run_round(), resumed.run_round()] == wanted
     for name, tensor in straight.student.state_dict().items():
         assert torch.equal(resumed.student.state_dict()[name], tensor), name
@@ -149,11 +139,10 @@ def test_stopped_and_resumed_is_as_uninterrupted(small, tmp_path):
 
 
 def test_another_recipe_is_refused(small, tmp_path):
-    distillation = Distillation("teacher.safetensors", textures(), RECIPE)
-    distillation.save(tmp_path / "state.pt")
-    distillation.recipe = dataclasses.replace(RECIPE, seed=1)
+    start().save(tmp_path / "state.pt")
+    other = dataclasses.replace(RECIPE, seed=1)
     with pytest.raises(ValueError, match=r"state\.pt was made by another recipe"):
-        distillation.load(tmp_path / "state.pt")
+        Distillation.resume(tmp_path / "state.pt", "teacher.safetensors", textures(), other)
 
 
 def test_a_loss_that_is_not_finite_stops(small):
@@ -168,10 +157,10 @@ def test_a_loss_that_is_not_finite_stops(small):
 
 
 def test_localisation_is_a_share(small):
-    found = synthetic_localisation(random_student(), textures()[:2], patch=16, blocks=[0, 3])
-    assert list(found) == [0, 3] and all(0 <= value <= 1 for value in found.values())
+    precision = synthetic_localisation(random_student(), textures()[:2], patch=16, blocks=[0, 3])
+    assert list(precision) == [0, 3] and all(0 <= value <= 1 for value in precision.values())
     again = synthetic_localisation(random_student(), textures()[:2], patch=16, blocks=[0, 3])
-    assert set(again) == set(found)
+    assert set(again) == set(precision)
 
 
 def test_localisation_rewards_tokens_that_see_the_defect(monkeypatch):
@@ -180,21 +169,21 @@ def test_localisation_rewards_tokens_that_see_the_defect(monkeypatch):
 
     def colours(_, images, blocks):
         patches = F.avg_pool2d(images, 16).flatten(2).transpose(1, 2)  # (2, 28 * 14, 3)
-        tokens = F.pad(patches, (0, 1, 1, 0), value=1)  # a class token first; a constant, so that shade turns them
-        return [tokens] * len(blocks)
+        padded = F.pad(patches, (0, 1, 1, 0), value=1)  # a class token first; a constant, so that shade turns them
+        return [padded] * len(blocks)
 
     def noise(_, images, blocks):
         return [torch.randn(2, 1 + 28 * 14, 3, generator=torch.Generator().manual_seed(0))] * len(blocks)
 
-    found = {}
-    for name, tokens in (("colours", colours), ("noise", noise)):
-        monkeypatch.setattr(distill, "tokens_after", tokens)
-        found[name] = synthetic_localisation(random_student(), pictures, patch=16, blocks=[7])[7]
-    assert found["colours"] > 0.3 > found["noise"] >= 0
+    precision = {}
+    for name, stand_in in (("colours", colours), ("noise", noise)):
+        monkeypatch.setattr(tokens, "tokens_after", stand_in)
+        precision[name] = synthetic_localisation(random_student(), pictures, patch=16, blocks=[7])[7]
+    assert precision["colours"] > 0.3 > precision["noise"] >= 0
 
 
 def test_the_exported_file_says_what_it_is(small, tmp_path):
-    distillation = Distillation("teacher.safetensors", textures(), RECIPE)
+    distillation = start()
     distillation.done = 3
     path = tmp_path / "deep" / "student.safetensors"
     export(distillation, path, sources="3 pictures", scores={5: 0.25, 7: 0.5, 9: 0.123456})

@@ -6,8 +6,9 @@ import timm
 import torch
 from scipy.ndimage import gaussian_filter
 
-from tools.distill import Recipe, draw_crop, to_tensor, tokens_after
+from tools.crops import Recipe, draw_crop, to_tensor
 from tools.student_init import PLAN, _behind_norm, initialise_student, last_student_block
+from tools.tokens import tokens_after
 
 TEACHER, STUDENT = "vit_small_patch14_dinov2", "vit_tiny_patch16_224"
 WIDTH = 64
@@ -59,9 +60,9 @@ def explained(student, teacher, projection):
     student_images, teacher_images = images_of(16, 2, student, teacher)
     with torch.no_grad():
         wanted = tokens_after(teacher, teacher_images, list(range(8)))
-        found = tokens_after(student, student_images, [last_student_block(block) for block in range(8)])
+        outputs = tokens_after(student, student_images, [last_student_block(block) for block in range(8)])
     values = []
-    for target, tokens in zip(wanted, found, strict=True):
+    for target, tokens in zip(wanted, outputs, strict=True):
         target, tokens = (target @ projection.T)[:, 1:], tokens[:, 1:]
         spread = (target - target.mean((0, 1))).square().sum()  # R2 = 0 is what the mean explains
         values.append(1 - ((target - tokens).square().sum() / spread).item())
@@ -101,8 +102,8 @@ def test_a_layer_behind_a_norm_sees_the_same_tokens(made):
     tokens = torch.randn(1, 50, WIDTH, generator=generator) @ projection
     weight, bias = _behind_norm(block.norm1, block.attn.qkv, tokens, projection)
     with torch.no_grad():
-        seen = student.blocks[0].norm1(tokens @ projection.T)  # a plain LayerNorm
-        torch.testing.assert_close(seen @ weight.T + bias, block.attn.qkv(block.norm1(tokens)), atol=1e-3, rtol=1e-3)
+        normed = student.blocks[0].norm1(tokens @ projection.T)  # a plain LayerNorm
+        torch.testing.assert_close(normed @ weight.T + bias, block.attn.qkv(block.norm1(tokens)), atol=1e-3, rtol=1e-3)
 
 
 def test_the_student_explains_a_random_teacher(made):
@@ -138,6 +139,6 @@ def test_the_embedding_accounts_for_another_normalisation(made):
     grey[1] = (200, 30, 120)
     with torch.no_grad():
         wanted = teacher.patch_embed(to_tensor(grey, (98, 98), teacher)) @ projection.T
-        found = student.patch_embed(to_tensor(grey, (112, 112), student))
-    torch.testing.assert_close(found, wanted.reshape(found.shape), atol=2e-3, rtol=0)
+        embedded = student.patch_embed(to_tensor(grey, (112, 112), student))
+    torch.testing.assert_close(embedded, wanted.reshape(embedded.shape), atol=2e-3, rtol=0)
     assert wanted.std() > 0.02

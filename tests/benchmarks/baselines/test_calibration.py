@@ -24,8 +24,8 @@ def test_the_temperature_mends_the_calibration_of_other_data():
     targets, stated = answers(6000, temperature=3.0)
     unseen_targets, unseen = answers(6000, temperature=3.0, seed=1)
     mended = at_temperature(unseen, fit_temperature(targets, stated))
-    assert expected_calibration_error(unseen_targets, unseen) > 0.1
-    assert expected_calibration_error(unseen_targets, mended) < 0.02
+    assert expected_calibration_error(reliability(unseen_targets, unseen)) > 0.1
+    assert expected_calibration_error(reliability(unseen_targets, mended)) < 0.02
 
 
 def test_a_temperature_of_one_changes_nothing_and_none_changes_the_answer():
@@ -44,16 +44,15 @@ def test_certain_answers_with_probability_zero_stay_finite():
 
 def test_reliability_by_hand():
     stated = np.array([[0.95, 0.05], [0.85, 0.15], [0.9, 0.1], [0.4, 0.6]])
-    found = reliability(np.array([0, 1, 0, 1]), stated, bins=5)
+    curve = reliability(np.array([0, 1, 0, 1]), stated, bins=5)
     # Confidences 0.95, 0.85, 0.9 lie in (0.8, 1], two of three right; 0.6 in (0.4, 0.6], right.
-    assert found["images"] == [1, 3]
-    assert found["confidence"] == pytest.approx([0.6, 0.9])
-    assert found["accuracy"] == pytest.approx([1.0, 2 / 3])
-    error = expected_calibration_error(np.array([0, 1, 0, 1]), stated, bins=5)
-    assert error == pytest.approx((1 * 0.4 + 3 * (0.9 - 2 / 3)) / 4)
+    assert curve["images"] == [1, 3]
+    assert curve["confidence"] == pytest.approx([0.6, 0.9])
+    assert curve["accuracy"] == pytest.approx([1.0, 2 / 3])
+    assert expected_calibration_error(curve) == pytest.approx((1 * 0.4 + 3 * (0.9 - 2 / 3)) / 4)
 
 
 def test_full_confidence_lies_in_the_last_bin():
-    found = reliability(np.array([0, 0]), np.array([[1.0, 0.0], [0.5, 0.5]]), bins=2)
-    assert found["images"] == [1, 1]
-    assert found["confidence"] == [0.5, 1.0]
+    curve = reliability(np.array([0, 0]), np.array([[1.0, 0.0], [0.5, 0.5]]), bins=2)
+    assert curve["images"] == [1, 1]
+    assert curve["confidence"] == [0.5, 1.0]

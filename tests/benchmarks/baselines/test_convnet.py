@@ -62,17 +62,19 @@ def test_without_normal_images_there_is_no_score(split):
 
 def test_crops_are_pieces_of_their_own_picture():
     images = torch.arange(3.0)[:, None, None, None].expand(3, 1, SIDE, SIDE) + 1
-    found = _augment(images, 64, torch.Generator().manual_seed(0))
-    assert found.shape == (3, 1, 64, 64)
-    middle = found.mean((1, 2, 3)) / torch.arange(1.0, 4)
+    crops = _augment(images, 64, torch.Generator().manual_seed(0))
+    assert crops.shape == (3, 1, 64, 64)
+    middle = crops.mean((1, 2, 3)) / torch.arange(1.0, 4)
     assert (middle > np.exp(-0.4) - 0.01).all() and (middle < np.exp(0.4) + 0.01).all()
-    assert (found.std((1, 2, 3)) <= 0.06).all()
+    assert (crops.std((1, 2, 3)) <= 0.06).all()
 
 
-def test_grain_knows_neither_colour_nor_light():
-    generator = np.random.default_rng(0)
-    pattern = generator.normal(0, 1, (SIDE, SIDE, 1))
-    dark, light = (Image.fromarray(np.uint8(np.repeat(level * (1 + 0.1 * pattern), 3, 2))) for level in (60, 160))
-    assert abs(grain_of(dark).mean()) < 0.02 and grain_of(dark).shape == (SIDE, SIDE)
-    assert np.corrcoef(grain_of(dark).ravel(), grain_of(light).ravel())[0, 1] > 0.98
-    assert 0.7 < grain_of(dark).std() / grain_of(light).std() < 1.0  # black has no grain to divide by
+def test_grain_knows_neither_colour_nor_light(tmp_path):
+    pattern, grains = np.random.default_rng(0).normal(0, 1, (SIDE, SIDE, 1)), []
+    for level in (60, 160):
+        Image.fromarray(np.uint8(np.repeat(level * (1 + 0.1 * pattern), 3, 2))).save(tmp_path / "a.png")
+        grains.append(grain_of(str(tmp_path / "a.png")))
+    dark, light = grains
+    assert abs(dark.mean()) < 0.02 and dark.shape == (SIDE, SIDE)
+    assert np.corrcoef(dark.ravel(), light.ravel())[0, 1] > 0.98
+    assert 0.7 < dark.std() / light.std() < 1.0  # black has no grain to divide by

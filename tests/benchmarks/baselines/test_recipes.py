@@ -7,8 +7,8 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.baselines.recipes import NetworkRecipe, NumbersRecipe, combine, predictions_of
-from src.classifier.evaluation import METHODS, Answers
+from benchmarks.baselines.recipes import NetworkRecipe, NumbersRecipe, combine
+from src.classifier.evaluation import METHODS, Answers, Predictions
 from src.config import CLASS_NAMES
 from tests.conftest import CLASSES, NORMAL_CLASS
 
@@ -84,9 +84,8 @@ def test_members_are_put_together(split, numbers):
 
 
 def test_members_without_scores_leave_none(split):
-    rows = split[split["part"] == "test"].reset_index(drop=True)
-    plain = predictions_of(rows, np.full((18, 6), 1 / 6), None, CLASSES)
-    scored = predictions_of(rows, np.full((18, 6), 1 / 6), np.zeros(18), CLASSES)
+    rows, probabilities = split[split["part"] == "test"].reset_index(drop=True), np.full((18, 6), 1 / 6)
+    plain, scored = (Predictions(rows, probabilities, s, CLASSES) for s in ({}, dict.fromkeys(METHODS, np.zeros(18))))
     answers = combine([Answers(plain, plain), Answers(scored, scored)])
     assert answers.test.scores == {} and answers.validation.scores == {}
 

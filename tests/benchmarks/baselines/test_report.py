@@ -1,5 +1,6 @@
+"""The table of baselines as Markdown and figures; README quotes the committed one."""
+
 import json
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,19 +8,11 @@ import pandas as pd
 import pytest
 
 from benchmarks.baselines.protocols import protocol_report
-from benchmarks.baselines.recipes import predictions_of
 from benchmarks.baselines.report import markdown_table, write_baselines
-from src import metrics
-from src.classifier import evaluation
-from src.classifier.evaluation import METHODS, Answers
-from src.classifier.report import HONEST_PROTOCOL, USUAL, headline, images_identity, read_protocols
+from src.classifier.evaluation import METHODS, Answers, Predictions
+from src.classifier.report import HONEST_PROTOCOL, USUAL
 from src.config import CLASS_NAMES, paths
 from tests.conftest import CLASSES
-
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    monkeypatch.setattr(evaluation, "bootstrap_interval", partial(metrics.bootstrap_interval, repeats=25))
 
 
 def answers(seed, strength, *, prefix):
@@ -27,8 +20,9 @@ def answers(seed, strength, *, prefix):
     rows = pd.DataFrame({"label": np.resize(CLASS_NAMES, 48), "group": [f"{prefix}{i % 6}" for i in range(48)]})
     rows["file"] = [f"{prefix}{i}" for i in range(48)]
     logits = generator.normal(size=(48, 6)) + strength * np.eye(6)[np.resize(range(6), 48)]
-    similarity = generator.random(48) + strength / 3 * (rows["label"] != "non_defective").to_numpy()
-    return predictions_of(rows, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), similarity, CLASSES)
+    score = generator.random(48) + strength / 3 * (rows["label"] != "non_defective").to_numpy()
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return Predictions(rows, probabilities, dict.fromkeys(METHODS, score), CLASSES)
 
 
 @pytest.fixture
@@ -78,33 +72,6 @@ def test_a_table_without_both_numbers_has_no_figures(report, tmp_path):
     for row in report["rows"].values():
         del row["protocols"][USUAL]
     assert [path.name for path in write_baselines(report, tmp_path)] == ["baselines.json", "baselines.md"]
-
-
-def test_protocols_are_read_back_for_the_same_images_only(report, tmp_path):
-    table = pd.DataFrame({"file": ["a", "b"], "label": ["pinhole", "grain_off"]})
-    file = tmp_path / "baselines.json"
-    assert read_protocols(file, table) == {}
-    report["run"]["images"] = images_identity(table.iloc[::-1])
-    write_baselines(report, tmp_path)
-    headlines, entries = read_protocols(file, table), report["rows"]["honest"]["protocols"]
-    assert list(headlines) == [USUAL, HONEST_PROTOCOL]
-    for name, figures in headlines.items():
-        assert figures["macro_f1"] == pytest.approx(entries[name]["macro_f1"], rel=1e-5)
-        assert figures["source"].endswith("baselines.json") and figures["n"] == entries[name]["total_samples"]
-    assert read_protocols(file, table.assign(label="pinhole")) == {}
-
-
-def test_both_numbers_lead(report, tmp_path):
-    entries = report["rows"]["honest"]["protocols"]
-    table = pd.DataFrame({"file": ["a", "b"], "label": ["pinhole", "grain_off"]})
-    report["run"]["images"] = images_identity(table)
-    write_baselines(report, tmp_path)
-    summary = entries[HONEST_PROTOCOL] | {"total_samples": 48, "run": {"protocol": "hide-60-20-20"}, "hides": None}
-    summary["protocols"] = read_protocols(tmp_path / "baselines.json", table)
-    own, usual, honest = headline(summary).splitlines()
-    assert "hide-60-20-20 (n = 48, hides: unknown)" in own and f"{summary['macro_f1']:.3f}" in own
-    assert USUAL in usual and f"{entries[USUAL]['macro_f1']:.3f}" in usual
-    assert f"{entries[HONEST_PROTOCOL]['macro_f1']:.3f}" in honest and "hides: 6" in honest
 
 
 def test_readme_quotes_the_committed_table():

@@ -1,7 +1,6 @@
-"""The table of baselines: rows are filled once, answers are kept, reports say what was found."""
+"""The table of baselines: rows are filled once, answers are kept, splits are files."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,18 +9,11 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.baselines import table
 from benchmarks.baselines.recipes import NumbersRecipe
-from benchmarks.baselines.rows import Row, honest_recipe, table_rows
+from benchmarks.baselines.rows import Row, honest_candidates, table_rows
 from benchmarks.baselines.table import ALL_PROTOCOLS, fill_table
-from src import metrics
-from src.classifier import evaluation
 from src.classifier.report import HONEST_PROTOCOL, USUAL
 from src.config import CLASS_NAMES, HONEST, Config
 from tests.conftest import CLASSES, NORMAL_CLASS
-
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    monkeypatch.setattr(evaluation, "bootstrap_interval", partial(metrics.bootstrap_interval, repeats=25))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +55,24 @@ def test_every_protocol_has_an_entry_and_answers_are_kept(images, numbers, tmp_p
         fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
     fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), splits=tmp_path / "others", models=tmp_path)
     assert made == [1, 1]  # other images, other answers
+
+
+def test_answers_go_by_the_pictures_and_the_versions_of_what_computes(images, numbers, tmp_path):
+    made = []
+
+    def fill(table, *, seed=42, version=1):
+        row = Row("linear", "logistic regression", lambda: made.append(1) or recipe, version=version)
+        fill_table(table, [row], (USUAL,), Config(run="table", seed=seed), splits=tmp_path / f"{seed}", models=tmp_path)
+        return len(made)
+
+    recipe = NumbersRecipe(numbers, (LogisticRegression(),), CLASSES)
+    assert fill(images) == 1
+    assert fill(images.assign(path="/elsewhere/" + images["file"])) == 1  # moved
+    replaced = images.assign(digest=images["digest"].where(images.index != 5, "another picture"))
+    assert fill(replaced) == 2
+    assert fill(images, seed=1) == 3
+    assert fill(images, version=2) == 4
+    assert fill(images) == 4
 
 
 def test_splits_are_files_and_files_decide(images, numbers, tmp_path):
@@ -116,8 +126,9 @@ def test_the_honest_recipe_takes_what_helps(images, numbers):
     split = images.assign(part=np.resize(["train", "train", "validation", "test"], len(images)))
 
     def right(texture, features):
-        found = honest_recipe(texture, features, CLASSES, seed=0).answer([split])
-        return np.mean(found.test.predicted == found.test.targets)
+        candidates = honest_candidates(texture.columns, features.columns, 0)
+        test = NumbersRecipe(texture.join(features), candidates, CLASSES).answer([split]).test
+        return np.mean(test.predicted == test.targets)
 
     nothing = right(noise, noise.add_prefix("more_"))
     assert right(numbers, noise) > 3 * nothing

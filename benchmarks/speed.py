@@ -23,48 +23,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import timm
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from benchmarks.tables import markdown_rows, write_results
 from src.backbone.vit import Backbone, load_backbone
 from src.config import MVTEC_FOLDER, paths
-from src.data.mvtec import index_mvtec, mvtec_split
 from src.data.pictures import load_image, load_mask
-from src.files import markdown_rows, write_results
+from src.data.splits import mvtec_split
+from src.data.tables import index_mvtec
 from src.localisation.bank import PatchBank
-from src.localisation.encoder import Encoder
+from src.localisation.encoder import BankSettings, Encoder
 from src.localisation.pixel_metrics import pixel_metrics
-from src.localisation.thresholds import Normals, choose_settings
+from src.localisation.thresholds import fit_detector
 
-PROTOCOL = "4-shot"
-SEEN = 12  # pictures a round
+PROTOCOL, IMAGES = "4-shot", 124
+EACH_ROUND = 12  # pictures
+Method = tuple[Callable[[], Any], Callable[[str], np.ndarray]]  # builds a bank; scores a picture
 
 
-def ours(backbone: Backbone, normals: list[str], settings) -> tuple[Callable, Callable]:
-    """Builds the bank; scores a picture: its map at the picture's size, and its image score."""
-    banks, encoder = [], Encoder(backbone, settings)
+def ours(backbone: Backbone, normals: list[str], settings: BankSettings) -> Method:
+    encoder, banks = Encoder(backbone, settings), []
 
     def build() -> None:
-        banks[:] = [PatchBank.build(encoder, [load_image(path) for path in normals])]
+        rows = [encoder.tokens(load_image(path)).rows(settings.blocks) for path in normals]
+        banks[:] = [PatchBank(encoder, torch.cat(rows))]
 
     return build, lambda path: banks[0].score(load_image(path))[0]
 
 
-def anomalib_dino(backbone: str, weights: str, normals: list[str], side: int) -> tuple[Callable, Callable] | None:
+def anomalib_dino(backbone: str, weights: str, normals: list[str], side: int) -> Method | None:
     """The same two steps by anomalib; None if it is not installed."""
     try:
         from anomalib.models import AnomalyDINO
     except ImportError:
         return None
     create = timm.create_model
-
-    def with_file(name: str, **options: Any):
-        options["pretrained_cfg_overlay"] = {"file": weights, "num_classes": 0}
-        return create(name, **options)
-
-    timm.create_model = with_file
+    overlay = {"file": weights, "num_classes": 0}
+    timm.create_model = lambda name, **options: create(name, **options | {"pretrained_cfg_overlay": overlay})
     try:
         model = AnomalyDINO(encoder_name=backbone).model
     finally:
@@ -90,24 +89,29 @@ def anomalib_dino(backbone: str, weights: str, normals: list[str], side: int) ->
     return build, score
 
 
-def aupro(score: Callable[[str], np.ndarray], test) -> float:
+def aupro(score: Callable[[str], np.ndarray], test: pd.DataFrame) -> float:
     maps = [torch.from_numpy(np.array(score(path)))[None, None] for path in test["path"]]
     small = torch.cat([F.interpolate(values, (256, 256), mode="bilinear", antialias=True) for values in maps])
     masks = [load_mask(row.mask, size=load_image(row.path).size) for row in test.itertuples()]
     return pixel_metrics(small[:, 0].numpy(), np.stack(masks))["aupro_30"]
 
 
-def seconds(step: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
-
-
 @torch.inference_mode()
 def bare(backbone: Backbone, side: int, batch: int) -> None:
     images = torch.zeros(batch, 3, side, side)
-    for _ in range(SEEN // batch):
+    for _ in range(EACH_ROUND // batch):
         backbone.network(images)
+
+
+def median_seconds(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Of each step, measured in turns; the first round warms up."""
+    times = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
 def main() -> None:
@@ -120,72 +124,57 @@ def main() -> None:
     options = parser.parse_args()
 
     normals, test = mvtec_split(index_mvtec(options.data), PROTOCOL)
-    normals = list(normals["path"])
-    backbone = load_backbone(options.backbone, options.weights, image_size=448)
+    normals, backbone = list(normals["path"]), load_backbone(options.backbone, options.weights, image_size=448)
     backbone.network.eval()
-    settings = choose_settings(backbone, Normals.load(normals, PROTOCOL)).settings
-    side, seen = settings.side, list(test["path"][:: len(test) // SEEN][:SEEN])
-    methods = {"ours": ours(backbone, normals, settings)}
-    quality = {}
-    methods["ours"][0]()
-    quality["ours"] = aupro(methods["ours"][1], test)  # before anomalib, which changes timm's position embeddings
-    theirs = anomalib_dino(options.backbone, options.weights, normals, side)
-    if theirs is None:
-        print("anomalib is not installed; only the bare backbone is compared")
-    else:
-        methods["anomalib"] = theirs
-        theirs[0]()
-        quality["anomalib"] = aupro(theirs[1], test)
-    steps = {f"bare, {n} at a time": lambda n=n: bare(backbone, side, n) for n in (1, 4)}
-    for name, (build, score) in methods.items():
-        steps[f"{name}, build"] = build
-        steps[f"{name}, score"] = lambda score=score: [score(path) for path in seen]
-    times = {name: [] for name in steps}
-    for _ in range(options.rounds + 1):  # the first round warms up
-        for name, step in steps.items():
-            times[name].append(seconds(step))
-    median = {name: statistics.median(values[1:]) for name, values in times.items()}
-    result = summary(median, quality, methods, len(normals))
+    settings = fit_detector(backbone, [load_image(path) for path in normals], protocol=PROTOCOL).bank.settings
+    chosen, quality = test["path"][:: len(test) // EACH_ROUND][:EACH_ROUND], {}
+    steps = {f"bare, {n} at a time": lambda n=n: bare(backbone, settings.side, n) for n in (1, 4)}
+    for name in ("ours", "anomalib"):  # in this order: anomalib changes timm's position embeddings
+        if name == "ours":
+            method = ours(backbone, normals, settings)
+        else:
+            method = anomalib_dino(options.backbone, options.weights, normals, settings.side)
+        if method is not None:
+            build, score = method
+            build()
+            quality[name] = aupro(score, test)
+            steps[f"{name}, build"] = build
+            steps[f"{name}, score"] = lambda score=score: [score(path) for path in chosen]
+    result = summary(median_seconds(steps, options.rounds), quality)
     result["protocol"] = {
         "name": PROTOCOL,
         "test_images": len(test),
-        "side": side,
+        "side": settings.side,
         "blocks": settings.blocks,
-        "turns": settings.turns,
-        "limit": settings.limit,
         "backbone": options.backbone,
         "weights": backbone.weights,
         "rounds": options.rounds,
-        "pictures_a_round": SEEN,
+        "pictures_a_round": EACH_ROUND,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "seconds": times,
     }
     text = markdown(result)
     write_results(result, text, options.output / "localisation_speed")
     print(text)
 
 
-def summary(median: dict[str, float], quality: dict[str, float], methods: dict, normals: int) -> dict[str, Any]:
+def summary(median: dict[str, float], quality: dict[str, float]) -> dict[str, Any]:
     """Images a second, and the two ratios that matter."""
-    forward = SEEN / min(value for name, value in median.items() if name.startswith("bare"))
+    forward = EACH_ROUND / min(value for name, value in median.items() if name.startswith("bare"))
     rows = {"bare backbone": {"images_per_second": forward}}
-    for name in methods:
+    for name, value in quality.items():
         build, score = median[f"{name}, build"], median[f"{name}, score"]
         rows[name] = {
-            "images_per_second": SEEN / score,
-            "share_of_bare": SEEN / score / forward,
+            "images_per_second": EACH_ROUND / score,
+            "share_of_bare": EACH_ROUND / score / forward,
             "build_seconds": build,
-            "build_and_score_124_seconds": build + 124 * score / SEEN,
-            "aupro_30": quality[name],
+            "build_and_score_124_seconds": build + IMAGES * score / EACH_ROUND,
+            "aupro_30": value,
         }
-    found: dict[str, Any] = {"rows": rows, "normals": normals}
-    if "anomalib" in rows:
-        found["times_faster_than_anomalib"] = (
-            rows["anomalib"]["build_and_score_124_seconds"] / rows["ours"]["build_and_score_124_seconds"]
-        )
-    return found
+    whole = {name: row["build_and_score_124_seconds"] for name, row in rows.items() if name in quality}
+    faster = whole["anomalib"] / whole["ours"] if "anomalib" in whole else None
+    return {"rows": rows, "times_faster_than_anomalib": faster}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -202,7 +191,7 @@ def markdown(result: dict[str, Any]) -> str:
     for name, row in result["rows"].items():
         cells = (f"{row[key]:.{digits}f}" if key in row else "" for key, digits in columns.items())
         rows.append([name, *cells])
-    faster, blocks = result.get("times_faster_than_anomalib"), ", ".join(map(str, about["blocks"]))
+    faster, blocks = result["times_faster_than_anomalib"], ", ".join(map(str, about["blocks"]))
     lines = [
         *markdown_rows(header, rows),
         "",

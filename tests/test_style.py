@@ -1,0 +1,74 @@
+"""The one style: pictures in rows, files that are whole or absent."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.style import plot_pictures, readable, save_figure
+
+plt.switch_backend("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("grain_off", "grain off"), ("pinhole", "pinhole"), ("a_b_c", "a b c")])
+def test_readable(name, expected):
+    assert readable(name) == expected
+
+
+def test_saved_figure_is_a_png_and_closed(tmp_path):
+    figure = plt.figure(figsize=(2, 1))
+    figure.text(0, 0, "x")
+    path = save_figure(figure, tmp_path / "new" / "folder" / "x.png")
+    assert path == tmp_path / "new" / "folder" / "x.png" and Image.open(path).format == "PNG"
+    assert [p.name for p in path.parent.iterdir()] == ["x.png"] and not plt.fignum_exists(figure.number)
+
+
+def test_figures_are_saved_in_steps_of_5_grey_levels(tmp_path):
+    figure, axes = plt.subplots(figsize=(4, 4))
+    axes.imshow(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
+    figure.savefig(tmp_path / "plain.png", dpi=100, bbox_inches="tight")
+    coarse = save_figure(figure, tmp_path / "coarse.png", photographs=True)
+    before, after = (np.asarray(Image.open(p).convert("RGB")).astype(int) for p in (tmp_path / "plain.png", coarse))
+    assert set(np.unique(after % 5)) <= {0} and np.abs(after - before).max() <= 2
+    assert after[0, 0].tolist() == [255, 255, 255]
+    assert coarse.stat().st_size < 0.9 * (tmp_path / "plain.png").stat().st_size
+
+
+def test_photographs_are_saved_with_fewer_dots(tmp_path):
+    widths = []
+    for photographs in (False, True):
+        figure, axes = plt.subplots(figsize=(3, 2))
+        axes.plot([0, 1])
+        widths.append(Image.open(save_figure(figure, tmp_path / "x.png", photographs=photographs)).width)
+    assert widths[0] == pytest.approx(1.5 * widths[1], rel=0.05)
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(b"the old one")
+    figure = plt.figure()
+
+    def write_half(file, **_):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", write_half)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes() == b"the old one"
+
+
+def test_pictures_in_rows_hide_places_without_one():
+    picture, mask = np.zeros((8, 8, 3), np.uint8), np.eye(8)
+    figure = plot_pictures(
+        [picture] * 4, list("abcd"), title="t", columns=3, frames=["#D0703C"] * 4, outlines=[mask, 0 * mask] * 2
+    )
+    assert [axis.get_visible() for axis in figure.axes] == [True] * 4 + [False] * 2
+    assert [axis.get_title(loc="center") for axis in figure.axes[:4]] == list("abcd")
+    assert [len(axis.collections) for axis in figure.axes[:4]] == [1, 0, 1, 0]  # an empty mask has no outline
+    assert all(axis.spines["left"].get_visible() for axis in figure.axes[:4])
