@@ -7,16 +7,15 @@ make the features (class token, mean and deviation of the patches), the same blo
 Six-class set: logistic regression on 512 principal components, its strength chosen on validation images, (a) on the
 published random 80/20 split, (b) on five folds that keep hides apart, without copies, the strength chosen on other
 hides. Hides and copies come from the list that notebook 2.0 writes.
-MVTec AD: bank of patch tokens of the normal training images, input 448 px, the block chosen on painted defects.
-Speed: forward pass of 32 images at 224 px, float32, the two networks in turns, median. Writes
+MVTec AD: plain distances to the normal training images, input 448 px, one block for all, no head. Writes
 ``backbones.json`` and ``backbones.md`` into ``--output``; features are kept in ``models/cache``, so it can go on.
+Speed is measured by ``benchmarks.speed``.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +30,20 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from benchmarks.tables import markdown_rows, write_results
-from src.backbone.vit import Backbone, load_backbone
+from src.backbone.vit import Backbone
 from src.classifier.features import compute_features
 from src.classifier.model import create_model
-from src.config import MVTEC_FOLDER, SAMPLE, Config, paths
+from src.config import MVTEC_FOLDER, SAMPLE, paths
 from src.data.download import run_name
-from src.data.pictures import load_image, load_mask
+from src.data.pictures import load_image, load_mask, picture_size
 from src.data.splits import FOLDS, protocol_name, split_folds, split_index
 from src.data.tables import IMAGE_LIST, class_root, classes_of, index_mvtec, read_image_list
 from src.eda.audit import COLOUR_NUMBERS
 from src.eda.describe import describe_images
-from src.localisation.encoder import BankSettings
-from src.localisation.localise import localise
+from src.localisation.encoder import camera_zoom
+from src.localisation.localise import Detector, evaluated_map, evaluated_mask, localise, read_tokens
 from src.localisation.pixel_metrics import pixel_metrics
-from src.localisation.thresholds import fit_detector
+from src.localisation.thresholds import make_encoder, references_of
 
 BLOCKS = (2, 5, 8, 11)
 COMPONENTS = 512  # principal components that the regression sees: minutes instead of an hour
@@ -79,12 +78,13 @@ def _answers(features: np.ndarray, split: pd.DataFrame, classifiers: list) -> tu
 
 
 def localisation(backbone: Backbone, mvtec: pd.DataFrame) -> dict[str, object]:
+    """Plain distances to the normal images."""
     normals, test = _parts(mvtec)
-    candidates = [BankSettings(blocks=(block,), side=448, tile=448) for block in range(1, backbone.depth)]
-    pictures = [load_image(path) for path in normals]
-    detector = fit_detector(backbone, pictures, protocol=protocol_name(len(normals)), candidates=candidates)
-    (shown,) = localise([detector], test)
-    return {"block": shown.bank_settings.blocks[0], **_pixels(shown.maps, shown.masks)}
+    encoder = make_encoder(backbone, zoom=camera_zoom(map(picture_size, mvtec["path"])), head=None)
+    references = references_of([encoder.tokens(load_image(path)) for path in normals], are_normal=True)
+    detector = Detector(protocol_name(len(normals)), encoder, references, head=None)
+    shown = localise(detector, test, read_tokens(encoder, test))
+    return {"block": encoder.blocks[0], **_pixels(shown.maps, shown.masks)}
 
 
 def colour_maps(mvtec: pd.DataFrame) -> dict[str, object]:
@@ -95,10 +95,9 @@ def colour_maps(mvtec: pd.DataFrame) -> dict[str, object]:
         return torch.tensor(np.asarray(load_image(path).resize((32, 32), 4)), dtype=torch.float32).view(-1, 3)
 
     bank = torch.cat([cells(path) for path in normals])
-    maps = torch.stack([torch.cdist(cells(path), bank).amin(1).view(32, 32) for path in test["path"]])
-    maps = torch.nn.functional.interpolate(maps[:, None], (256, 256), mode="bilinear")[:, 0].numpy()
-    masks = [load_mask(row.mask, size=load_image(row.path).size) for row in test.itertuples()]
-    return {"block": None, **_pixels(maps, np.stack(masks))}
+    maps = [evaluated_map(torch.cdist(cells(path), bank).amin(1).view(32, 32).numpy()) for path in test["path"]]
+    masks = [evaluated_mask(load_mask(row.mask, size=picture_size(row.path))) for row in test.itertuples()]
+    return {"block": "", **_pixels(np.stack(maps), np.stack(masks))}
 
 
 def _parts(mvtec: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
@@ -108,28 +107,6 @@ def _parts(mvtec: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
 def _pixels(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     figures = pixel_metrics(maps, masks)
     return {name: figures[name] for name in ("pixel_auroc", "pixel_ap", "aupro_30")}
-
-
-@torch.inference_mode()
-def forward_rates(backbones: dict[str, Backbone], repeats: int = 7) -> dict[str, float]:
-    """Images a second of each backbone's bare forward pass at its own input size, measured in turns."""
-    seconds = {name: [] for name in backbones}
-    for _ in range(repeats + 1):  # the first round warms up
-        for name, backbone in backbones.items():
-            images = torch.zeros(32, 3, backbone.image_size, backbone.image_size)
-            started = time.perf_counter()
-            backbone.network.eval()(images)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: 32 / statistics.median(values[1:]) for name, values in seconds.items()}
-
-
-def loading_seconds(config: Config) -> float:
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        load_backbone(config.backbone, config.weights, image_size=config.image_size)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def main() -> None:
@@ -149,37 +126,22 @@ def main() -> None:
         "shipped ViT-Ti/16": create_model(shipped, classes),
         "random ViT-Ti/16": create_model(shipped, classes, pretrained=False),
     }
-    rates = forward_rates({name: model.vit for name, model in models.items()})
-    loading = {"teacher, DINOv2 ViT-S/14": loading_seconds(teacher), "shipped ViT-Ti/16": loading_seconds(shipped)}
-    logistic = [
-        make_pipeline(
-            StandardScaler(),
-            PCA(COMPONENTS, svd_solver="randomized", random_state=SEED),
-            LogisticRegression(C=c, max_iter=500),
-        )
-        for c in STRENGTHS
-    ]
+    classifiers = [LogisticRegression(C=strength, max_iter=500) for strength in STRENGTHS]
+    reduce = partial(PCA, COMPONENTS, svd_solver="randomized", random_state=SEED)
+    logistic = [make_pipeline(StandardScaler(), reduce(), classifier) for classifier in classifiers]
     forest = [RandomForestClassifier(300, random_state=SEED, n_jobs=-1)]
     rows = {"colour: six numbers, forest": {**six_classes(colours, table, forest), **colour_maps(mvtec)}}
     for name, model in models.items():
         features = compute_features(model, table, cache=paths.models / "cache").numpy()
-        rows[name] = {
-            **six_classes(features, table, logistic),
-            **localisation(model.vit, mvtec),
-            "images_per_second": rates[name],
-            "loading_seconds": loading.get(name),
-        }
-    result = {
-        "protocol": {
-            "six_classes": f"{len(table)} images, seed {SEED}; {table['group'].nunique()} hides, {FOLDS} folds",
-            "mvtec": f"{protocol_name(len(_parts(mvtec)[0]))}, {len(_parts(mvtec)[1])} test images, 448 px",
-            "feature_blocks": BLOCKS,
-            "threads": torch.get_num_threads(),
-        },
-        "rows": rows,
+        rows[name] = {**six_classes(features, table, logistic), **localisation(model.vit, mvtec)}
+    normals, test = _parts(mvtec)
+    about = {
+        "six_classes": f"{len(table)} images, seed {SEED}; {table['group'].nunique()} hides, {FOLDS} folds",
+        "mvtec": f"{protocol_name(len(normals))}, {len(test)} test images, 448 px",
+        "feature_blocks": BLOCKS,
     }
     text = markdown(rows)
-    write_results(result, text, options.output / "backbones")
+    write_results({"protocol": about, "rows": rows}, text, options.output / "backbones")
     print(text)
 
 
@@ -190,14 +152,11 @@ def markdown(rows: dict[str, dict]) -> str:
         "MVTec AUPRO": "aupro_30",
         "pixel AP": "pixel_ap",
         "block": "block",
-        "images/s": "images_per_second",
-        "loading, s": "loading_seconds",
     }
-    digits = {"block": 0, "images_per_second": 0, "loading_seconds": 2}
     lines = []
     for name, row in rows.items():
-        cells = ("" if row.get(key) is None else f"{row[key]:.{digits.get(key, 3)}f}" for key in columns.values())
-        lines.append([name, *cells])
+        figures = (row[key] for key in columns.values())
+        lines.append([name, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in figures)])
     return "\n".join(markdown_rows(["backbone", *columns], lines)) + "\n"
 
 

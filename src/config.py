@@ -14,7 +14,8 @@ PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split
 FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")  # of several
 TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS TINY TEST_NOISE"  # all LEATHER_...
+# All that start with LEATHER_.
+VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION TINY TEST_NOISE"
 
 
 def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> str | int:
@@ -145,6 +146,7 @@ class Paths:
         self.models, self.logs, self.reports = (self.output / name for name in ("models", "logs", "reports"))
         backbones = self.root / "models" / "backbones" if is_checkout else package / "weights"
         self.shipped_backbone = backbones / "leather_vit_tiny_patch16_224.safetensors"
+        self.heads = self.root / "models" / "heads" if is_checkout else package / "weights" / "heads"
 
     def eda_of(self, run: str) -> Path:
         """Folder of what notebook 2.0 writes: figures, images.csv, hides.csv, audit.json."""

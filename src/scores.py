@@ -1,4 +1,4 @@
-"""Anomaly scores from features, and anomaly maps from patch tokens. Higher is always more anomalous."""
+"""Anomaly scores from features. Higher is always more anomalous."""
 
 from __future__ import annotations
 
@@ -7,12 +7,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cosine_anomaly_scores(features: Tensor, bank: Tensor) -> Tensor:
-    """Distance (n,) in [0, 2] of each image (n, d) to the nearest of the normal ones (m, d); higher is more anomalous.
+def cosine_anomaly_scores(features: Tensor, bank: Tensor, *, block: int = 4096) -> Tensor:
+    """1 - the highest cosine (n,), in [0, 2], of each image's features (n, d) to the normal ones (m >= 1, d).
 
-    Lengths do not matter; an image of the bank scores 0. Raises ValueError as `nearest_cosine_distance`.
+    Higher is more anomalous, an image of the bank scores 0, lengths do not matter. So many images as ``block`` are
+    compared at a time, in about 4 * block * m bytes; half precision is computed in float32. Raises ValueError, with
+    both shapes, if the widths differ or the bank is empty.
     """
-    return nearest_cosine_distance(features, bank)
+    if bank.ndim != 2 or len(bank) == 0 or features.ndim != 2 or features.shape[1] != bank.shape[1]:
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} do not fit a bank of shape {tuple(bank.shape)}: "
+            "expected (n, d) and (m, d) with m >= 1"
+        )
+    precision = torch.promote_types(features.dtype, torch.float32)
+    images, normals = (F.normalize(each.to(precision), dim=1) for each in (features, bank))
+    highest = [_products(part, normals).amax(1) for part in images.split(block)]
+    # Rounding leaves an exact copy about 1e-6 away from 1; a copy scores 0.
+    distance = (1 - torch.cat(highest)).clamp(0, 2)
+    return torch.where(distance < 4e-6, torch.zeros_like(distance), distance).to(features.dtype)
+
+
+def _products(features: Tensor, bank: Tensor) -> Tensor:
+    """Cosines (n, m) of unit rows. Their last bits depend on the processor and on the shapes."""
+    return features @ bank.T
 
 
 def confidence_anomaly_scores(probabilities: Tensor, normal_index: int) -> Tensor:
@@ -30,43 +47,3 @@ def hybrid_anomaly_scores(similarity: Tensor, classification: Tensor, *, similar
     if similarity.shape != classification.shape:
         raise ValueError(f"scores of shape {tuple(similarity.shape)} and {tuple(classification.shape)} differ")
     return similarity_weight * similarity + (1 - similarity_weight) * classification
-
-
-def nearest_cosine_distance(
-    queries: Tensor, bank: Tensor, *, neighbours: int = 1, block: int = 4096, normalise: bool = True
-) -> Tensor:
-    """1 - the mean of the highest cosines between each query and rows of the bank, by blocked matrix products.
-
-    Args:
-        queries: Shape (n, d). Need not be unit length.
-        bank: Shape (m, d), m >= 1.
-        neighbours: Highest cosines that are averaged; all if the bank has fewer rows.
-        block: Queries compared at a time; memory is about 4 * block * m bytes.
-        normalise: False if the rows of both are of unit length already.
-
-    Returns:
-        Distances, shape (n,), in [0, 2], of the queries' type; half precision is computed in float32.
-
-    Raises:
-        ValueError: If the widths differ or the bank is empty; the message gives both shapes.
-    """
-    if bank.ndim != 2 or len(bank) == 0 or queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
-        raise ValueError(
-            f"queries of shape {tuple(queries.shape)} do not fit a bank of shape {tuple(bank.shape)}: "
-            "expected (n, d) and (m, d) with m >= 1"
-        )
-    precision = torch.promote_types(queries.dtype, torch.float32)
-    queries, bank, given = queries.to(precision), bank.to(precision), queries.dtype
-    if normalise:
-        queries, bank = F.normalize(queries, dim=1), F.normalize(bank, dim=1)
-    count = min(neighbours, len(bank))
-    cosines = (_products(part, bank) for part in queries.split(block))
-    best = [part.amax(1) if count == 1 else part.topk(count, dim=1).values.mean(1) for part in cosines]
-    # Rounding leaves an exact copy about 1e-6 away from 1; a copy scores 0.
-    distance = (1 - torch.cat(best)).clamp(0, 2)
-    return torch.where(distance < 4e-6, torch.zeros_like(distance), distance).to(given)
-
-
-def _products(queries: Tensor, bank: Tensor) -> Tensor:
-    """Cosines (n, m) of unit rows. Their last bits depend on the processor and on the shapes."""
-    return queries @ bank.T

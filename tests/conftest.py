@@ -18,10 +18,10 @@ from src.classifier.model import create_model
 from src.config import CLASS_NAMES, Config
 from src.data.splits import split_index
 from src.data.tables import Classes, index_images, index_mvtec
-from src.localisation import evaluation, thresholds
-from src.localisation.encoder import BankSettings
+from src.localisation import encoder, evaluation, thresholds
+from src.localisation.head import DefectHead, Head, HeadFacts
 from src.localisation.localise import Localisation
-from src.localisation.thresholds import Thresholds
+from src.localisation.regions import Thresholds, judge_map
 
 NORMAL_CLASS = "non_defective"
 CLASSES = Classes(CLASS_NAMES, NORMAL_CLASS)
@@ -105,7 +105,6 @@ def backbone(model):
     return model.vit
 
 
-BANK = BankSettings(blocks=(3,), side=96, tile=96)
 MVTEC_COUNTS = {"train/good": 4, "test/good": 3, "test/cut": 3, "test/glue": 2}
 
 
@@ -143,19 +142,39 @@ def test_rows(mvtec):
 
 @pytest.fixture
 def small_and_quick(monkeypatch):
-    """Few painted defects and few draws: the same steps in less time."""
+    """Small tiles, few painted defects and few draws: the same steps in less time."""
+    monkeypatch.setattr(encoder, "TILE", 192)
+    monkeypatch.setattr(encoder, "WHOLE", 288)
     monkeypatch.setattr(thresholds, "PAINTED", 8)
     monkeypatch.setattr(evaluation, "REPEATS", 20)
 
 
 @pytest.fixture
+def head(backbone):
+    """A head for ``backbone`` with random weights: its map comes from the mean log distance that is added to them."""
+    torch.manual_seed(2)
+    point = {"n": 10, "originals": 5, "0.05": {"threshold": 0.7, "interval": [0.6, 0.8]}}
+    facts = HeadFacts(
+        tokens=backbone.digest_up_to(3),
+        blocks=(1, 3),
+        slope=8.0,
+        offset=24.0,  # a logit is about -3 where nothing is wrong
+        outline=0.6,
+        verdict={references: point for references in ("own", "normals", "folder")},
+        made={"backbone": "test_vit", "date": "2026-01-01"},
+    )
+    return Head(DefectHead(2).eval(), facts)
+
+
+@pytest.fixture
 def crafted():
     """Four 2 x 2 maps: two good images, of which one alarms, a found and a missed defect."""
-    maps = np.array([[[0.1, 0.2], [0.1, 0.1]], [[0.1, 0.9], [0.1, 0.1]], [[0.1, 0.1], [0.8, 0.7]], [[0.3, 0.1]] * 2])
+    maps = np.array([[[0.1, 0.2], [0.1, 0.1]], [[0.1, 0.6], [0.1, 0.1]], [[0.1, 0.1], [0.8, 0.7]], [[0.3, 0.1]] * 2])
     masks = np.array([np.zeros((2, 2)), np.zeros((2, 2)), [[0, 0], [1, 1]], [[1, 0], [1, 0]]], dtype=bool)
     test = pd.DataFrame({"defect": ["good", "good", "cut", "poke"]})
-    thresholds = Thresholds(0.5, 0.45, "painted", "held out", 0.8)
-    return Localisation("4-shot", test, maps, masks, np.array([0.2, 0.5, 0.7, 0.4]), thresholds, BANK, {"seed": 0})
+    limits = Thresholds(0.5, 0.55, "painted")
+    judgements = [judge_map(values, limits) for values in maps]
+    return Localisation("4-shot", test, judgements, maps, masks, limits, True, {"seed": 0, "blocks": (3,)})
 
 
 class Touch:

@@ -154,7 +154,7 @@ def check_training(output):
     summary, mvtec = found["resultados_multiclase"], found["resultados_mvtec_visual"]
     assert summary["class_names"] == list(CLASS_NAMES) and summary["run"]["epochs"] == 2
     assert summary["run"]["dataset"] == "sample" and summary["run"]["weights"].startswith("shipped")
-    assert list(mvtec["protocols"]) == ["six-class-transfer", "4-shot"]
+    assert list(mvtec["protocols"]) == ["six-class-transfer", "zero-shot", "4-shot"]
     assert (reports / "resultados_mvtec_visual" / "visual_validation_summary.txt").stat().st_size > 200
     assert (output / "models" / "sample.pth").is_file()
     assert list((output / "logs" / "sample").glob("events.out.tfevents.*"))

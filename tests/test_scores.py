@@ -1,12 +1,10 @@
-"""Scores and maps: higher is more anomalous, a normal image of the bank scores 0, documented ranges hold."""
+"""Scores: higher is more anomalous, a normal image of the bank scores 0, documented ranges hold."""
 
 import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_distances
-from torchvision.transforms.functional import gaussian_blur
 
-from src.localisation.bank import upsample_maps
-from src.scores import confidence_anomaly_scores, cosine_anomaly_scores, hybrid_anomaly_scores, nearest_cosine_distance
+from src.scores import confidence_anomaly_scores, cosine_anomaly_scores, hybrid_anomaly_scores
 
 
 def random(*shape, seed=0):
@@ -24,7 +22,7 @@ def test_cosine_by_hand():
 def test_cosine_against_scikit_learn_in_any_block(block):
     images, bank = random(50, 16), random(30, 16, seed=1)
     expected = cosine_distances(images.numpy(), bank.numpy()).min(axis=1)
-    assert nearest_cosine_distance(images, bank, block=block).numpy() == pytest.approx(expected, abs=1e-6)
+    assert cosine_anomaly_scores(images, bank, block=block).numpy() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("data_type", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -88,53 +86,3 @@ def test_hybrid_refuses_other_weights(weight):
 def test_hybrid_refuses_different_shapes():
     with pytest.raises(ValueError, match=r"\(2,\) and \(2, 1\)"):
         hybrid_anomaly_scores(torch.zeros(2), torch.zeros(2, 1))
-
-
-def test_mean_of_the_nearest_by_hand():
-    bank = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
-    query = torch.tensor([[1.0, 0]])  # cosines 1, 0, -1
-    distances = [nearest_cosine_distance(query, bank, neighbours=k).item() for k in (1, 2, 3, 9)]
-    assert distances == pytest.approx([0, 0.5, 1, 1])
-
-
-def test_upsampling_by_hand():
-    maps = torch.tensor([[[0.0, 4.0]]])
-    # Sample positions -1/4, 1/4, 3/4, 5/4 of the two pixels; outside, the edge goes on.
-    assert upsample_maps(maps, (2, 4)).tolist() == [[[0, 1, 3, 4]] * 2]
-
-
-@pytest.mark.parametrize("sigma", [0.0, 1.0, 3.0])
-def test_upsampling_keeps_range_place_and_size(sigma):
-    maps = torch.zeros(1, 4, 6)
-    maps[0, 1, 4] = 1
-    large = upsample_maps(maps, (40, 60), sigma=sigma)
-    row, column = divmod(int(large.argmax()), 60)
-    assert large.shape == (1, 40, 60) and (row // 10, column // 10) == (1, 4)
-    assert large.min() >= 0 and 0.5 < large.max() <= 1
-    torch.testing.assert_close(
-        upsample_maps(torch.full((1, 4, 6), 0.7), (40, 60), sigma=sigma), torch.full((1, 40, 60), 0.7)
-    )
-
-
-def test_smoothing_spreads_a_peak_by_its_sigma():
-    peak = torch.zeros(1, 41, 41)
-    peak[0, 20, 20] = 1
-    smooth = upsample_maps(peak, (41, 41), sigma=2.0)[0]
-    offsets = torch.arange(41) - 20.0
-    assert smooth.sum().item() == pytest.approx(1, abs=1e-4)
-    assert (smooth.sum(0) * offsets**2).sum().sqrt().item() == pytest.approx(2, rel=0.02)
-    assert torch.equal(upsample_maps(peak, (41, 41)), peak)
-
-
-@pytest.mark.parametrize("sigma", [0.5, 2.0, 5.0])
-def test_smoothing_is_that_of_torchvision(sigma):
-    maps = torch.rand(2, 40, 60, generator=torch.Generator().manual_seed(0))
-    wanted = gaussian_blur(maps[:, None], 2 * round(3 * sigma) + 1, sigma)[:, 0]
-    torch.testing.assert_close(upsample_maps(maps, (40, 60), sigma=sigma), wanted)
-
-
-def test_unit_rows_need_no_normalising():
-    queries, bank = (torch.nn.functional.normalize(torch.randn(n, 8), dim=1) for n in (5, 7))
-    wanted = nearest_cosine_distance(queries, bank)
-    torch.testing.assert_close(nearest_cosine_distance(queries, bank, normalise=False), wanted)
-    assert nearest_cosine_distance(bank[:2], bank, normalise=False).max() == 0

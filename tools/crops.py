@@ -1,4 +1,4 @@
-"""What the shipped backbone learns from: crops of leather and other surfaces, half of them with a painted defect."""
+"""What the shipped backbone learns: crops of surfaces, half with a painted defect, and the teacher's tokens of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sklearn.metrics import average_precision_score
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from src.data.pictures import is_picture, load_image
-from src.synthetic.defects import add_synthetic_defect
 from src.synthetic.leather import render_leather
+from src.synthetic.painter import add_defect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,7 @@ class Recipe:
 
 
 def collect_pictures(folders: list[Path], recipe: Recipe) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Training and validation pictures, uint8 (h, w, 3): photographs, scikit-image's textures, generated leather.
-
-    Raises:
-        FileNotFoundError: If a folder has no image.
-    """
+    """Training and validation pictures, uint8 (h, w, 3): photographs, scikit-image's textures, generated leather."""
     photographs = []
     for folder in folders:
         files = sorted(filter(is_picture, Path(folder).rglob("*")))
@@ -53,9 +50,8 @@ def collect_pictures(folders: list[Path], recipe: Recipe) -> tuple[list[np.ndarr
             raise FileNotFoundError(f"no images below {folder}; give --textures a folder of leather pictures")
         photographs += [np.asarray(load_image(p)) for p in tqdm(files, desc=f"reading {Path(folder).name}")]
     generator = np.random.default_rng(recipe.seed)
-    order = generator.permutation(len(photographs))
-    validation = [photographs[i] for i in order[: recipe.held_out]]
-    train = [photographs[i] for i in order[recipe.held_out :]]
+    shuffled = [photographs[i] for i in generator.permutation(len(photographs))]
+    validation, train = shuffled[: recipe.held_out], shuffled[recipe.held_out :]
     for texture in (skimage.data.brick(), skimage.data.grass(), skimage.data.gravel()):
         train += [np.repeat(texture[..., None], 3, axis=2)] * 5
     seeds = np.random.SeedSequence(recipe.seed).spawn(recipe.generated)
@@ -77,7 +73,7 @@ def draw_crop(pictures: list[np.ndarray], size: int, generator: np.random.Genera
     crop = crop[:, ::-1] if generator.random() < 0.5 else crop
     crop = _recolour(crop, generator)
     if generator.random() < recipe.defect_share:
-        crop, _ = add_synthetic_defect(crop, generator)
+        crop, _ = add_defect(crop, generator)
     return crop
 
 
@@ -99,3 +95,48 @@ def to_tensor(crops: list[np.ndarray] | np.ndarray, size: tuple[int, int], model
     data = resolve_model_data_config(model)
     mean, std = (torch.tensor(data[name]).view(3, 1, 1) for name in ("mean", "std"))
     return (images - mean) / std
+
+
+def tokens_after(model: nn.Module, images: Tensor, blocks: list[int]) -> list[Tensor]:
+    """All tokens after the given blocks, class token first, each of shape (n, 1 + patches, width)."""
+    of_blocks = model.forward_intermediates(
+        images, indices=blocks, intermediates_only=True, return_prefix_tokens=True, output_fmt="NLC", stop_early=True
+    )
+    return [torch.cat([prefix, patches], dim=1) for patches, prefix in of_blocks]
+
+
+def summarise(targets: list[Tensor]) -> Tensor:
+    """What a class token should know of a picture: the teacher's class token after the last wanted block, mean and
+    deviation over the patches after that block and after an earlier one. Shape (n, 5 * width).
+    """
+    early, late = targets[1][:, 1:], targets[-1][:, 1:]
+    return torch.cat([targets[-1][:, 0], early.mean(1), early.std(1), late.mean(1), late.std(1)], dim=1)
+
+
+@torch.inference_mode()
+def project(teacher: nn.Module, images: Tensor, projection: Tensor, blocks: tuple[int, ...]) -> list[Tensor]:
+    """The teacher's tokens in the student's coordinates, by block: (n, 1 + patches, student width)."""
+    return [tokens @ projection.T for tokens in tokens_after(teacher, images, list(blocks))]
+
+
+@torch.inference_mode()
+def synthetic_localisation(
+    model: nn.Module, pictures: list[np.ndarray], *, patch: int, blocks: list[int], seed: int = 5
+) -> dict[int, float]:
+    """How well patch tokens find painted defects: mean pixel average precision, by block, in [0, 1].
+
+    The left half of a picture is the normal bank; a defect is painted on the right half, whose patches are scored by
+    cosine distance to their nearest neighbour in the bank. No defect of any real data set is involved.
+    """
+    precisions: dict[int, list[float]] = {block: [] for block in blocks}
+    for number, picture in enumerate(pictures):
+        half = picture.shape[1] // 2
+        generator = np.random.default_rng([seed, number])
+        flawed, mask = add_defect(np.ascontiguousarray(picture[:, half : 2 * half]), generator)
+        images = to_tensor([picture[:, :half], flawed], (28 * patch, 14 * patch), model)
+        for block, tokens in zip(blocks, tokens_after(model, images, blocks), strict=True):
+            normal, tested = F.normalize(tokens[:, 1:], dim=-1)
+            scores = (1 - (tested @ normal.T).amax(1)).view(1, 1, 28, 14)
+            scores = F.interpolate(scores, mask.shape, mode="bilinear")
+            precisions[block].append(average_precision_score(mask.ravel(), scores.ravel()))
+    return {block: float(np.mean(values)) for block, values in precisions.items()}

@@ -23,14 +23,21 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from src.config import paths
 from src.files import file_digest, load_tensors, save_tensors, whole_file
-from tools.crops import Recipe, collect_pictures, draw_crop, to_tensor
+from tools.crops import (
+    Recipe,
+    collect_pictures,
+    draw_crop,
+    project,
+    summarise,
+    synthetic_localisation,
+    to_tensor,
+    tokens_after,
+)
 from tools.student_init import initialise_student, last_student_block
-from tools.tokens import project, summarise, synthetic_localisation, tokens_after
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +45,7 @@ STUDENT = "vit_tiny_patch16_224"
 TEACHER = "vit_small_patch14_dinov2"
 PATCH = 16  # the student's; the teacher sees the same crop at 14 px a patch, so that the grids agree
 TEACHER_PATCH = 14
+PARTS = ("student", "summary_head", "optimizer")  # of a state
 START_CROPS = 800  # of 112 px, 49 patches each, for the closed-form start
 
 
@@ -101,12 +109,10 @@ class Distillation:
         content = load_tensors(state)
         if json.loads(content["recipe"]) != json.loads(json.dumps(asdict(recipe))):
             raise ValueError(f"{state} was made by another recipe; remove it to start anew, or use its settings")
-        student, head = new_student(recipe.seed)
-        student.load_state_dict(content["student"])
-        head.load_state_dict(content["summary_head"])
-        scale = Scale(**content["scale"])
-        distillation = cls(load_teacher(teacher_file), student, head, scale, pictures, recipe)
-        distillation.optimizer.load_state_dict(content["optimizer"])
+        networks = load_teacher(teacher_file), *new_student(recipe.seed)
+        distillation = cls(*networks, Scale(**content["scale"]), pictures, recipe)
+        for name in PARTS:
+            getattr(distillation, name).load_state_dict(content[name])
         distillation.done = content["done"]
         return distillation
 
@@ -158,34 +164,20 @@ class Distillation:
         return token_loss.item(), summary_loss.item()
 
     def save(self, path: Path) -> None:
-        content = {
-            "student": self.student.state_dict(),
-            "summary_head": self.summary_head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-            "recipe": json.dumps(asdict(self.recipe)),
-            "scale": vars(self.scale),
-        }
-        save_tensors(content, path)
+        content = {name: getattr(self, name).state_dict() for name in PARTS}
+        about = {"done": self.done, "recipe": json.dumps(asdict(self.recipe)), "scale": vars(self.scale)}
+        save_tensors(content | about, path)
 
 
 def export(distillation: Distillation, path: Path, *, sources: str, scores: dict[int, float]) -> None:
     """The student as float16 safetensors with its recipe in the file's metadata, written whole or not at all."""
     best = max(scores, key=scores.get)
     data = resolve_model_data_config(distillation.student)
-    metadata = {
-        "architecture": STUDENT,
-        "format": "pt",
-        "mean": json.dumps(data["mean"]),
-        "std": json.dumps(data["std"]),
-        "teacher": f"{TEACHER} (DINOv2, Apache-2.0)",
-        "recipe": json.dumps(asdict(distillation.recipe)),
-        "rounds_done": str(distillation.done),
-        "data": sources,
-        "date": datetime.date.today().isoformat(),
-        "best_block": str(best),
-        "synthetic_average_precision": json.dumps({str(k): round(v, 4) for k, v in scores.items()}),
-    }
+    metadata = {"architecture": STUDENT, "format": "pt", "teacher": f"{TEACHER} (DINOv2, Apache-2.0)", "data": sources}
+    metadata |= {"mean": json.dumps(data["mean"]), "std": json.dumps(data["std"]), "best_block": str(best)}
+    metadata |= {"date": datetime.date.today().isoformat(), "rounds_done": str(distillation.done)}
+    metadata["recipe"] = json.dumps(asdict(distillation.recipe))
+    metadata["synthetic_average_precision"] = json.dumps({str(k): round(v, 4) for k, v in scores.items()})
     weights = {k: v.half().contiguous() for k, v in distillation.student.state_dict().items()}
     with whole_file(path) as stream:
         stream.write(save(weights, metadata=metadata))
@@ -208,36 +200,27 @@ def main(arguments: list[str] | None = None) -> None:
     state = options.work / "state.pt"
     if state.is_file():
         distillation = Distillation.resume(state, options.teacher, train, recipe)
-        log.info("resumed after round %d", distillation.done)
     else:
         distillation = Distillation.start(options.teacher, train, recipe)
     sources = f"{len(train)} pictures: {', '.join(f.name for f in options.textures)}, scikit-image, generated leather"
-    writer = SummaryWriter(paths.logs / "distillation")
     last = min(options.rounds or len(distillation.schedule), len(distillation.schedule))
-    blocks = list(range(12))
     with tqdm(total=last, initial=distillation.done, desc="rounds") as bar:
         while distillation.done < last:
             if distillation.done % options.evaluate_every == 0:
-                evaluate(distillation, validation, blocks, writer)
-            result = distillation.run_round()
-            for name, value in result.items():
-                writer.add_scalar(name, value, distillation.done)
+                evaluate(distillation, validation)
+            log.info("round %d: %s", distillation.done, result := distillation.run_round())
             distillation.save(state)
             bar.update()
             bar.set_postfix(result)
-    scores = evaluate(distillation, validation, blocks, writer)
+    scores = evaluate(distillation, validation)
     export(distillation, options.output, sources=sources, scores=scores)
     log.info("wrote %s", options.output)
 
 
-def evaluate(
-    distillation: Distillation, pictures: list[np.ndarray], blocks: list[int], writer: SummaryWriter
-) -> dict[int, float]:
-    """Average precision on painted defects by student block; logged and written to TensorBoard."""
+def evaluate(distillation: Distillation, pictures: list[np.ndarray]) -> dict[int, float]:
+    """Average precision on painted defects by student block, also logged."""
     distillation.student.eval()
-    scores = synthetic_localisation(distillation.student, pictures, patch=PATCH, blocks=blocks)
-    for block, value in scores.items():
-        writer.add_scalar(f"synthetic_average_precision/block_{block}", value, distillation.done)
+    scores = synthetic_localisation(distillation.student, pictures, patch=PATCH, blocks=list(range(12)))
     log.info("round %d: %s", distillation.done, {b: round(v, 3) for b, v in scores.items()})
     return scores
 

@@ -8,7 +8,7 @@ stream follows the projected stream of the teacher. Distillation starts from her
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 HEAD_WIDTH = 64  # of every plain timm ViT of the sizes tiny, small and base
 
 
-@dataclass(frozen=True)
-class BlockPlan:
+class BlockPlan(NamedTuple):
     """Which part of a teacher block a student block stands for."""
 
     teacher: int  # index of the teacher's block
@@ -43,16 +42,11 @@ def last_student_block(teacher_block: int) -> int:
 def initialise_student(
     student: nn.Module, teacher: nn.Module, student_images: Tensor, teacher_images: Tensor
 ) -> Tensor:
-    """Fills the student's weights from the teacher's and returns the projection between their streams.
+    """Fills the student's weights from the teacher's; returns the projection P (student width, teacher width).
 
-    Args:
-        student: A plain timm ViT of 12 blocks, width e.g. 192, patch 16; changed in place.
-        teacher: A timm ViT of at least 8 blocks with layer scale, e.g. DINOv2 ViT-S/14.
-        student_images: Normalised pictures, shape (n, 3, 16 g, 16 g) for a grid of g x g patches.
-        teacher_images: The same pictures, shape (n, 3, 14 g, 14 g); n * g * g >= 10,000 tokens are wanted.
-
-    Returns:
-        Projection P, shape (student width, teacher width): ``tokens @ P.T`` is where the student's tokens should be.
+    ``tokens @ P.T`` is where the student's tokens should be. The student is a plain timm ViT of 12 blocks, the teacher
+    one of 8 or more with layer scale. Both see the same normalised pictures, (n, 3, 16 g, 16 g) and (n, 3, 14 g, 14 g)
+    for a grid of g x g patches; n * g * g >= 10,000 tokens are wanted.
 
     Source:
         Slicing a transformer along the principal axes of its stream: SliceGPT (Ashkboos et al., ICLR 2024);
@@ -75,12 +69,13 @@ def _record(teacher: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
     record: list[dict[str, Tensor]] = [{} for _ in range(PLAN[-1].teacher + 1)]
     handles = []
     for block, kept in zip(teacher.blocks, record, strict=False):
-        for name, module in (
-            ("attention_in", block.norm1),
-            ("mlp_in", block.norm2),
-            ("heads", block.attn.proj),
-            ("hidden", block.mlp.fc2),
-        ):
+        inputs_of = {
+            "attention_in": block.norm1,
+            "mlp_in": block.norm2,
+            "heads": block.attn.proj,
+            "hidden": block.mlp.fc2,
+        }
+        for name, module in inputs_of.items():
             hook = lambda _, args, kept=kept, name=name: kept.__setitem__(name, args[0])  # noqa: E731
             handles.append(module.register_forward_pre_hook(hook))
         handles.append(block.register_forward_hook(lambda _, __, out, kept=kept: kept.__setitem__("out", out)))
@@ -118,30 +113,20 @@ def _principal_projection(record: list[dict[str, Tensor]], width: int) -> Tensor
 def _fill_embedding(student: nn.Module, teacher: nn.Module, projection: Tensor) -> None:
     patch = resample_patch_embed(teacher.patch_embed.proj.weight, list(student.patch_embed.patch_size))
     # The two want differently normalised pixels: teacher pixel = scale * student pixel + shift, by channel.
-    own, other = resolve_model_data_config(student), resolve_model_data_config(teacher)
-    (mean, std), (teacher_mean, teacher_std) = (
-        (torch.tensor(data["mean"]), torch.tensor(data["std"])) for data in (own, other)
-    )
+    data = [resolve_model_data_config(network) for network in (student, teacher)]
+    (mean, teacher_mean), (std, teacher_std) = ([torch.tensor(each[key]) for each in data] for key in ("mean", "std"))
     scale, shift = std / teacher_std, (mean - teacher_mean) / teacher_std
     bias = teacher.patch_embed.proj.bias + torch.einsum("jchw,c->j", patch, shift)
     patch = patch * scale[:, None, None]
-    student.patch_embed.proj.weight.copy_(torch.einsum("ij,jchw->ichw", projection, patch))
-    student.patch_embed.proj.bias.copy_(projection @ bias)
+    _set(student.patch_embed.proj, torch.einsum("ij,jchw->ichw", projection, patch), projection @ bias)
     position = resample_abs_pos_embed(teacher.pos_embed, list(student.patch_embed.grid_size), num_prefix_tokens=1)
     student.pos_embed.copy_(position @ projection.T)
     student.cls_token.copy_(teacher.cls_token @ projection.T)
-    student.norm.weight.fill_(1)
-    student.norm.bias.zero_()
+    _set(student.norm, 1.0, 0.0)
 
 
 def _fill_attention(
-    block: nn.Module,
-    source: nn.Module,
-    kept: dict,
-    part: str,
-    stream: Tensor,
-    projection: Tensor,
-    first_half: Tensor | None,
+    block: nn.Module, source: nn.Module, kept: dict, part: str, stream: Tensor, projection: Tensor, half: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     whole = (kept["mlp_in"] - kept["attention_in"]) @ projection.T  # what all heads of the teacher add
     heads = _choose_heads(source, kept["heads"], whole, part, block.attn.num_heads, projection)
@@ -149,13 +134,13 @@ def _fill_attention(
     rows = torch.cat([columns + third * source.attn.qkv.in_features for third in range(3)])
     weight, bias = _behind_norm(source.norm1, source.attn.qkv, kept["attention_in"], projection)
     _set(block.attn.qkv, weight[rows], bias[rows])
-    _reset_norm(block.norm1)
+    _set(block.norm1, 1.0, 0.0)
     hidden = _input_of(block.attn.proj, lambda: block.attn(block.norm1(stream)))
     if part == "first":
         output = source.attn.proj.weight[:, columns] * source.ls1.gamma[:, None]
         target = (kept["heads"][..., columns] @ output.T + source.attn.proj.bias * source.ls1.gamma / 2) @ projection.T
     elif part == "second":
-        target = whole - first_half
+        target = whole - half
     else:
         target = kept["mlp_in"] @ projection.T - stream
     added = _refit(block.attn.proj, hidden, target)
@@ -166,11 +151,9 @@ def _choose_heads(
     source: nn.Module, outputs: Tensor, whole: Tensor, part: str, count: int, projection: Tensor
 ) -> tuple[int, ...]:
     """The heads whose outputs explain most; for two student blocks they are dealt out in order of energy."""
-    outputs = outputs.flatten(0, 1)
-    blocks = outputs.split(HEAD_WIDTH, dim=1)
+    blocks = outputs.flatten(0, 1).split(HEAD_WIDTH, dim=1)
     if part == "whole":
-        outputs, target = outputs[::7], whole.flatten(0, 1)[::7]  # a seventh of the tokens is enough to compare
-        blocks = outputs.split(HEAD_WIDTH, dim=1)
+        blocks, target = [each[::7] for each in blocks], whole.flatten(0, 1)[::7]  # a seventh is enough to compare
 
         def error(heads: tuple[int, ...]) -> float:
             inputs = torch.cat([blocks[h] for h in heads], dim=1)
@@ -191,7 +174,7 @@ def _fill_mlp(block: nn.Module, source: nn.Module, kept: dict, part: str, stream
     keep = {"whole": order[: block.mlp.fc1.out_features], "first": order[0::2], "second": order[1::2]}[part]
     weight, bias = _behind_norm(source.norm2, source.mlp.fc1, kept["mlp_in"], projection)
     _set(block.mlp.fc1, weight[keep], bias[keep])
-    _reset_norm(block.norm2)
+    _set(block.norm2, 1.0, 0.0)
     hidden = _input_of(block.mlp.fc2, lambda: block.mlp(block.norm2(stream)))
     if part == "first":
         target = kept["hidden"][..., keep] @ output[:, keep].T + source.mlp.fc2.bias * source.ls2.gamma / 2
@@ -237,11 +220,6 @@ def _least_squares(inputs: Tensor, target: Tensor, *, ridge: float = 1e-3) -> tu
     return solution[:-1].T.float(), solution[-1].float()
 
 
-def _set(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
-
-
-def _reset_norm(norm: nn.Module) -> None:
-    norm.weight.fill_(1)
-    norm.bias.zero_()
+def _set(layer: nn.Module, weight: Tensor | float, bias: Tensor | float) -> None:
+    layer.weight.copy_(torch.as_tensor(weight))
+    layer.bias.copy_(torch.as_tensor(bias))

@@ -99,15 +99,9 @@ def honest_candidates(texture: pd.Index, tokens: pd.Index, seed: int) -> tuple[C
     def on(columns: pd.Index, classifier: ClassifierMixin) -> Pipeline:
         return make_pipeline(ColumnTransformer([("scaled", StandardScaler(), list(columns))]), classifier)
 
-    forest = {
-        "min_samples_leaf": 3,
-        "max_features": 0.1,
-        "class_weight": "balanced",
-        "random_state": seed,
-        "n_jobs": -1,
-    }
+    forest = {"min_samples_leaf": 3, "max_features": 0.1, "class_weight": "balanced", "random_state": seed}
     lines = on(texture, LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
-    members = [("lines", lines), ("trees", on(texture, ExtraTreesClassifier(200, **forest)))]
+    members = [("lines", lines), ("trees", on(texture, ExtraTreesClassifier(200, n_jobs=-1, **forest)))]
     both = [*members, ("tokens", on(tokens, _linear(0.001)))]
     return lines, VotingClassifier(members, voting="soft"), VotingClassifier(both, voting="soft")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors import safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -32,12 +31,11 @@ class Backbone:
 
     ``network`` is timm's module without a classifier, ``weights`` says in words where its weights came from,
     ``image_size`` and ``patch`` are sides in pixels (inputs of other multiples of the patch work too), ``mean`` and
-    ``std`` normalise images, and ``patch_block`` is the block, from 0, whose patch tokens localise by default: the one
-    that the weights file names, else the one two thirds up.
+    ``std`` normalise images.
     """
 
-    def __init__(self, network: nn.Module, *, name: str, weights: str, patch_block: int) -> None:
-        self.network, self.name, self.weights, self.patch_block = network, name, weights, patch_block
+    def __init__(self, network: nn.Module, *, name: str, weights: str) -> None:
+        self.network, self.name, self.weights = network, name, weights
         data = resolve_model_data_config(network)
         self.mean, self.std = data["mean"], data["std"]
         self.image_size = network.patch_embed.img_size[0]
@@ -56,6 +54,17 @@ class Backbone:
     def identity(self) -> str:
         """Name and fingerprint of the weights."""
         return f"{self.name} {weights_digest(self.network)[:16]}"
+
+    def digest_up_to(self, block: int) -> str:
+        """SHA-256, as hexadecimal text, in float16, of what the tokens after a block come from, without positions.
+
+        Files of one network at another precision or for another input size, or with other last blocks, share it.
+        """
+        digest = hashlib.sha256()
+        for part in (self.network.patch_embed, *self.network.blocks[: block + 1]):
+            for name, tensor in part.state_dict().items():
+                digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def tokens(self, images: Tensor, *, blocks: tuple[int, ...]) -> list[Tensor]:
@@ -141,9 +150,7 @@ def load_backbone(
             raise ValueError(f"keep_blocks is {keep_blocks}; {name} has {depth} blocks")
         network.prune_intermediate_layers([keep_blocks - 1])
         description += f", the lowest {keep_blocks} of {depth} blocks"
-    named = _named_block(file)
-    patch_block = max(0, round(depth * 2 / 3) - 1) if named is None else named
-    return Backbone(network, name=name, weights=description, patch_block=min(patch_block, len(network.blocks) - 1))
+    return Backbone(network, name=name, weights=description)
 
 
 def _weights_file(name: str, weights: str) -> Path:
@@ -179,15 +186,6 @@ def _create(name: str, file: Path | None, *, pretrained: bool, image_size: int |
     if not all(hasattr(network, part) for part in ("blocks", "patch_embed", "num_prefix_tokens")):
         raise NotATransformerError(advice)
     return network
-
-
-def _named_block(file: Path | None) -> int | None:
-    """The block that localises best by the metadata of a safetensors file, if it says so."""
-    if file is None or file.suffix != ".safetensors":
-        return None
-    with safe_open(file, framework="pt") as content:
-        block = (content.metadata() or {}).get("best_block")
-    return None if block is None else int(block)
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 SOURCES = ("auto", "drive", "kaggle", "local", "sample")
 REAL_NAME, SAMPLE_NAME = PAPER.run, SAMPLE.run
 # Other folders have these places in reports/.
-TAKEN_NAMES = (REAL_NAME, SAMPLE_NAME, MVTEC, "eda", "baselines", "shot_study", "inspection", "notebooks")
+TAKEN_NAMES = (REAL_NAME, SAMPLE_NAME, MVTEC, "eda", "baselines", "inspection", "notebooks")
 
 DRIVE_FILE = "1KIQcr8aq3VAku16NSgwkV6u0MWM093o3"
 DRIVE_BYTES = 5_300_000_000  # of the zip, and about as much unpacked: JPEG and PNG do not shrink

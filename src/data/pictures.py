@@ -44,6 +44,15 @@ def load_image(path: Path) -> Image.Image:
         ) from error
 
 
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Width and height as stored, from the file's header alone; UnreadableImageError as `load_image`."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadableImageError(f"cannot read the image {path}: {error}") from error
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)

@@ -23,12 +23,12 @@ COARSE = 8  # pixels a side of the coarse colours
 BLOCK = 512  # pictures compared at a time
 
 
-def near_duplicates(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
+def near_duplicates(table: pd.DataFrame, *, same_colour: float = SAME_COLOUR, progress: bool = True) -> pd.DataFrame:
     """Pairs of pictures that are the same but for recompression, size, flips and quarter turns.
 
     Textures, grey at 64 x 64 px without their smooth part, are compared by normalised cross-correlation in all eight
-    orientations. Pairs that reach `NEAR` must also agree in their colours at 8 x 8 px, in the orientation that fits
-    best. A picture without any texture is like no other.
+    orientations. Pairs that reach `NEAR` must also agree in their colours at 8 x 8 px, to ``same_colour`` grey levels,
+    in the orientation that fits best. A picture without any texture is like no other.
 
     Returns:
         One row a pair: ``first`` and ``second`` (files, in the table's order) and ``correlation``, highest first.
@@ -50,7 +50,7 @@ def near_duplicates(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFra
                 continue  # each pair once, no picture with itself
             orientation = correlation[:, row, j].argmax()
             difference = _orientations(colours[i : i + 1])[orientation][0] - colours[j]
-            if np.abs(difference).mean() <= SAME_COLOUR:
+            if np.abs(difference).mean() <= same_colour:
                 pairs.append((files[i], files[j], float(best[row, j])))
     near = pd.DataFrame(pairs, columns=["first", "second", "correlation"])
     return near.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)

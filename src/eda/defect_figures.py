@@ -117,7 +117,7 @@ def plot_defect_positions(masks: Mapping[str, Sequence[np.ndarray]], *, name: st
     maps = [100 * np.mean(shares, axis=0) for shares in masks.values()]
     captions = [f"{readable(defect)}\nn = {len(shares)}" for defect, shares in masks.items()]
     title = f"{name}: where the defects lie, n = {sum(map(len, masks.values()))} masks"
-    figure = plot_pictures(maps, captions, title=title)
+    figure = plot_pictures(maps, captions, title=title, columns=min(6, len(maps)))
     for axis in figure.axes[: len(maps)]:
         axis.images[0].set(cmap="magma", clim=(0, max(np.max(maps), 1)))
     figure.colorbar(axis.images[0], ax=figure.axes, label="% of pictures defective there")

@@ -6,14 +6,14 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ..backbone.vit import Backbone, image_transform
 from ..data.pictures import load_image
 from ..style import STYLE, bare, set_title
-from .bank import EVALUATION_SIZE, upsample_maps
-from .localise import Localisation
+from .localise import EVALUATION_SIZE, Localisation
 
 NAMES = {"cls": "class token, last block", "rollout": "rollout, all blocks"}
 
@@ -28,15 +28,16 @@ def attention_maps(backbone: Backbone, test: pd.DataFrame) -> dict[str, np.ndarr
     for path in tqdm(test["path"], desc="attention", unit="img"):
         attention = backbone.attention_maps(transform(load_image(path))[None].to(backbone.device))
         for name, its_maps in maps.items():
-            its_maps.append(upsample_maps(attention[name].cpu(), EVALUATION_SIZE)[0].numpy())
+            enlarged = F.interpolate(attention[name][None].cpu(), EVALUATION_SIZE, mode="bilinear", align_corners=False)
+            its_maps.append(enlarged[0, 0].numpy())
     return {name: np.stack(its_maps) for name, its_maps in maps.items()}
 
 
 @mpl.rc_context(STYLE)
 def attention_figure(shown: Localisation, attention: dict[str, np.ndarray]) -> Figure:
     """The image of the highest score, its anomaly map and the `attention_maps` of it, each on a scale from 0."""
-    index = int(shown.image_scores.argmax())
-    panels = [("anomaly map", shown.maps[index] / shown.thresholds.pixel, "distance to normal, 1 = threshold")]
+    index = int(shown.scores.argmax())
+    panels = [("anomaly map", shown.maps[index], shown.unit)]
     panels += [(NAMES[name], maps[index], "share of attention, per patch") for name, maps in attention.items()]
     figure, axes = plt.subplots(1, 1 + len(panels), figsize=(14.4, 3.8))
     set_title(figure, shown.test["file"][index])

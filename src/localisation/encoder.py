@@ -1,9 +1,10 @@
-"""How a backbone reads a picture: at which scale, in which tiles, with the tokens of which blocks."""
+"""How a backbone reads a picture: at the camera's scale, in tiles where it is large, patch tokens out."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterable
 from itertools import product
 
 import torch
@@ -13,86 +14,78 @@ from torch import Tensor
 
 from ..backbone.vit import Backbone, image_transform
 
+TILE = 448  # px: side of the network's input; larger pictures are cut into such tiles
+WHOLE = 1.5 * TILE  # a picture with no longer side is read whole: borders between tiles cost more
+OVERLAP = 0.25  # share of a tile that its neighbour shows too
 TILES_AT_ONCE = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class BankSettings:
-    """What decides a bank's maps; saved with it."""
+def camera_zoom(sizes: Iterable[tuple[int, int]]) -> float:
+    """One zoom for all pictures of a camera: small ones are enlarged until the median one fills a tile.
 
-    blocks: tuple[int, ...]  # whose tokens are compared, from 0; of several, the mean of their cosines counts
-    side: int  # pixels that a picture's shorter side is brought to, whatever its size
-    tile: int  # side of the network's input in pixels, a multiple of the patch; larger pictures are cut into such tiles
-    overlap: float = 0.25  # share of a tile that its neighbour shows too
-    neighbours: int = 1  # whose mean distance counts
-    limit: int = 20_000  # patches kept at most
-    smoothing: float = 0.5  # standard deviation of the Gaussian over maps, in patches
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", tuple(self.blocks))  # JSON and checkpoints have lists
-        if not self.blocks:
-            raise ValueError("blocks is empty; expected one block at least")
-        if not 0 <= self.overlap < 1 or min(self.side, self.tile, self.neighbours, self.limit) < 1:
-            raise ValueError(f"expected overlap in [0, 1), side, tile, neighbours, limit of 1 or more; got {self}")
-
-
-def default_settings(backbone: Backbone, picture: Image.Image) -> BankSettings:
-    """Settings for pictures like this one: small ones are enlarged to the tile, large ones cut into tiles."""
-    tile = backbone.image_size * (2 if backbone.image_size < 400 else 1)  # patches should be small beside defects
-    return BankSettings(blocks=(backbone.patch_block,), side=max(tile, min(picture.size)), tile=tile)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Patch tokens of one picture, each of unit length: a picture's one way through the network."""
-
-    size: tuple[int, int]  # of the picture: width and height in pixels
-    grid: tuple[int, int]  # rows and columns of its patches
-    blocks: tuple[int, ...]  # of the network
-    places: list[tuple[int, int]]  # row and column of each tile's first patch
-    tiles: Tensor  # (tiles, blocks, d, h, w), on the CPU
-
-    def rows(self, blocks: tuple[int, ...]) -> Tensor:
-        """(patches, len(blocks) * d), of unit length, tile by tile; patches that two tiles show are there twice."""
-        chosen = self.tiles[:, [self.blocks.index(block) for block in blocks]]
-        return chosen.permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2) / math.sqrt(len(blocks))
+    ``sizes`` are (width, height) in pixels. Crops and strips keep the scale of the other pictures.
+    """
+    return max(1.0, TILE / statistics.median(max(size) for size in sizes))
 
 
 class Encoder:
-    """A backbone with the settings by which it reads pictures; ValueError if the tile is no multiple of its patch."""
+    """Patch tokens of pictures by some ``blocks`` of a backbone; ``zoom``: input pixels for a picture's pixel."""
 
-    def __init__(self, backbone: Backbone, settings: BankSettings) -> None:
-        self.backbone, self.settings, self.patch = backbone, settings, backbone.patch
-        if settings.tile % self.patch:
-            raise ValueError(f"tile is {settings.tile} px; expected a multiple of the patch, {self.patch} px")
+    def __init__(self, backbone: Backbone, blocks: tuple[int, ...], *, zoom: float = 1.0) -> None:
+        self.backbone, self.blocks, self.zoom = backbone, tuple(blocks), zoom
         self._normalise = image_transform(None, mean=backbone.mean, std=backbone.std)
 
-    def tokens(self, picture: Image.Image) -> Tokens:
-        """The tokens of a picture, brought to the settings' side; a few tiles at a time pass the network."""
-        patch, tile, zoom = self.patch, self.settings.tile, self.settings.side / min(picture.size)
-        width, height = (max(1, round(side * zoom / patch)) * patch for side in picture.size)
-        # A picture that is little larger than a tile is read whole: borders between tiles cost more.
-        is_whole = max(width, height) <= 1.5 * tile
-        wide, high = (width, height) if is_whole else (min(tile, width), min(tile, height))
-        tops = _starts(height // patch, high // patch, self.settings.overlap)
-        lefts = _starts(width // patch, wide // patch, self.settings.overlap)
-        places = list(product(tops, lefts))
-        across, down = picture.width / width, picture.height / height  # picture pixels for one input pixel
-        parts = []
+    def input_size(self, picture: Image.Image) -> tuple[int, int]:
+        """Width and height of a picture in pixels of the network's input, multiples of the patch."""
+        patch = self.backbone.patch
+        width, height = (max(1, round(side * self.zoom / patch)) * patch for side in picture.size)
+        return width, height
+
+    def tokens(self, picture: Image.Image) -> Tensor:
+        """Tokens of unit length, (blocks, rows, columns, d) of the picture's patches, float16, on the CPU.
+
+        A few tiles at a time pass the network. Tiles are blended with weights that fall off to their edges: no seams.
+        """
+        patch, (width, height) = self.backbone.patch, self.input_size(picture)
+        if max(width, height) <= WHOLE:
+            return F.normalize(
+                self._read([picture.resize((width, height), Image.Resampling.BICUBIC)])[0], dim=-1
+            ).half()
+        wide, high = (min(TILE // patch, side // patch) for side in (width, height))
+        places = list(product(_starts(height // patch, high), _starts(width // patch, wide)))
+        across, down = picture.width / width * patch, picture.height / height * patch  # picture pixels a patch
+        weight = torch.minimum(_ramp(high)[:, None], _ramp(wide))[..., None]
+        total = None
         for start in range(0, len(places), TILES_AT_ONCE):
-            images = []
-            for top, left in places[start : start + TILES_AT_ONCE]:
-                x, y = left * patch, top * patch
-                box = (x * across, y * down, (x + wide) * across, (y + high) * down)
-                images.append(self._normalise(picture.resize((wide, high), Image.Resampling.BICUBIC, box=box)))
-            blocks = self.backbone.tokens(torch.stack(images).to(self.backbone.device), blocks=self.settings.blocks)
-            parts.append(torch.stack([F.normalize(block, dim=1) for block in blocks], dim=1).cpu())
-        return Tokens(picture.size, (height // patch, width // patch), self.settings.blocks, places, torch.cat(parts))
+            some = places[start : start + TILES_AT_ONCE]
+            boxes = [(x * across, y * down, (x + wide) * across, (y + high) * down) for y, x in some]
+            size = wide * patch, high * patch
+            tiles = self._read([picture.resize(size, Image.Resampling.BICUBIC, box=box) for box in boxes])
+            if total is None:
+                total = torch.zeros(len(self.blocks), height // patch, width // patch, tiles.shape[-1])
+            for (y, x), tile in zip(some, tiles, strict=True):
+                total[:, y : y + high, x : x + wide] += weight * tile
+        halves = torch.empty(total.shape, dtype=torch.float16)
+        for block, sums in zip(halves, total, strict=True):  # one by one: large pictures are large
+            block.copy_(F.normalize(sums, dim=-1))
+        return halves
+
+    def _read(self, images: list[Image.Image]) -> Tensor:
+        """Tokens (n, blocks, h, w, d), float32, of images of one size; of unit length where tiles will be blended."""
+        batch = torch.stack([self._normalise(image) for image in images]).to(self.backbone.device)
+        tokens = torch.stack(self.backbone.tokens(batch, blocks=self.blocks), dim=1)
+        return F.normalize(tokens.permute(0, 1, 3, 4, 2), dim=-1).cpu()
 
 
-def _starts(length: int, window: int, overlap: float) -> list[int]:
-    """Evenly spread starts of windows that cover a length, neighbours overlapping by the share or more."""
+def _starts(length: int, window: int) -> list[int]:
+    """Evenly spread starts of windows that cover a length, neighbours overlapping by `OVERLAP` or more."""
     if length <= window:
         return [0]
-    count = math.ceil((length - window) / max(1, round(window * (1 - overlap)))) + 1
+    count = math.ceil((length - window) / max(1, round(window * (1 - OVERLAP)))) + 1
     return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def _ramp(length: int) -> Tensor:
+    """Weights 1, 2, ... up to the middle and down again."""
+    up = torch.arange(1, length + 1, dtype=torch.float32)
+    return torch.minimum(up, up.flip(0))

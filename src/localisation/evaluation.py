@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from ..data.pictures import load_image
 from ..metrics import average_precision, bootstrap_interval, image_metrics
-from .localise import Localisation
+from .localise import EVALUATION_SIZE, Localisation
 from .pixel_metrics import BINS, pixel_intervals, pixel_metrics, threshold_metrics
 
 REPEATS = 500  # draws of images for an interval
@@ -20,7 +19,8 @@ REPEATS = 500  # draws of images for an interval
 def localisation_metrics(shown: Localisation, *, seed: int = 0) -> dict[str, Any]:
     """One entry of ``mvtec_metrics.json``: image and pixel figures, at the thresholds and without.
 
-    Figures of a defect type are over its images and all normal ones.
+    Figures of a defect type are over its images and all normal ones. The pixel threshold is that of outlines, the image
+    threshold that of the verdict.
     """
     is_defect, called, thresholds = shown.is_defect, shown.called, shown.thresholds
     per_defect = {}
@@ -29,8 +29,8 @@ def localisation_metrics(shown: Localisation, *, seed: int = 0) -> dict[str, Any
         rate = {"n": int(chosen.sum()), "found_at_threshold": float(called[chosen].mean())}
         per_defect[name] = rate | _figures(shown.of_rows(chosen | ~is_defect))
     statistics = {
-        "image_auroc": (roc_auc_score, shown.image_scores),
-        "image_ap": (average_precision, shown.image_scores),
+        "image_auroc": (roc_auc_score, shown.scores),
+        "image_ap": (average_precision, shown.scores),
         "image_f1": (f1_score, called),
         "image_accuracy_at_threshold": (accuracy_score, called),
     }
@@ -38,36 +38,34 @@ def localisation_metrics(shown: Localisation, *, seed: int = 0) -> dict[str, Any
         name: bootstrap_interval(statistic, is_defect, values, repeats=REPEATS, seed=seed)
         for name, (statistic, values) in statistics.items()
     }
-    intervals |= pixel_intervals(shown.maps, shown.masks, threshold=thresholds.pixel, repeats=REPEATS, seed=seed)
+    intervals |= pixel_intervals(shown.maps, shown.masks, threshold=thresholds.outline, repeats=REPEATS, seed=seed)
     return {
         **_figures(shown),
         "image_f1": float(f1_score(is_defect, called)),
         "image_accuracy_at_threshold": float((called == is_defect).mean()),
         "image_false_alarm_rate": float(called[~is_defect].mean()) if (~is_defect).any() else None,
+        "false_alarms": int(called[~is_defect].sum()),
+        "misses": int((~called[is_defect]).sum()),
         "intervals": intervals,
         "interval_method": f"95 %, {REPEATS} draws of images; pixel figures from {BINS:,} bins of scores",
-        "pixel_threshold": thresholds.pixel,
-        "pixel_threshold_source": thresholds.pixel_source,
-        "pixel_f1_on_painted": thresholds.painted_f1,
-        "image_threshold": thresholds.image,
-        "image_threshold_source": thresholds.image_source,
+        "pixel_threshold": thresholds.outline,
+        "image_threshold": thresholds.verdict,
+        "threshold_source": thresholds.source,
         "oracle": ["pixel_f1_max"],
         "protocol": shown.protocol,
         "n": {name: int(count) for name, count in shown.test["defect"].value_counts().items()},
         "per_defect": per_defect,
+        "evaluation_size": EVALUATION_SIZE[0],
         **shown.facts,
-        **asdict(shown.bank_settings),
-        "turns": False,  # this and the next are no settings any more; readers of the file know them
-        "coreset": "random",
     }
 
 
 def _figures(shown: Localisation) -> dict[str, float]:
     maps, masks = shown.maps, shown.masks
     return {
-        **image_metrics(shown.is_defect, shown.image_scores),
+        **image_metrics(shown.is_defect, shown.scores),
         **pixel_metrics(maps, masks),
-        **threshold_metrics(maps, masks, threshold=shown.thresholds.pixel),
+        **threshold_metrics(maps, masks, threshold=shown.thresholds.outline),
     }
 
 

@@ -1,42 +1,109 @@
-"""Where the defect is: anomaly maps of MVTec AD test images from the patches of normal images."""
+"""Where the defect is: a picture's way from its tokens to a map, its regions and a verdict."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.pictures import load_image, load_mask
-from .bank import EVALUATION_SIZE, evaluated_mask
-from .encoder import BankSettings, Encoder
-from .thresholds import Detector, Thresholds
+from .encoder import Encoder
+from .head import FINE, Head, cells_of, distance_channels, fine_picture, gaussian_blur, on_cells, pixel_channels
+from .references import References, choose_pictures, own_distances
+from .regions import Judgement, Thresholds, judge_map
+
+EVALUATION_SIZE = 256, 256  # px at which maps and masks are compared, as most of the field does
+PATCH_SHARE = 0.9  # of a patch that has to be leather, for its tokens to be compared with
+
+
+@dataclass(frozen=True)
+class Detector:
+    """All that judges a picture. Without a head the map is the plain distance, see `anomaly_map`."""
+
+    protocol: str  # name under which its figures are reported
+    encoder: Encoder
+    references: References | None  # None: each picture is compared with itself alone
+    head: Head | None
+    thresholds: Thresholds = Thresholds(np.inf, np.inf, "none yet")
+    facts: dict[str, Any] = field(default_factory=dict)  # what a report says beside the figures
+
+    def judge(self, picture: Image.Image, *, leather: np.ndarray | None = None) -> Judgement:
+        """The map, defects and verdict of a picture; ``leather``, bool (height, width), leaves the table out."""
+        return judge_map(self.anomaly_map(picture, self.encoder.tokens(picture), leather=leather), self.thresholds)
+
+    def anomaly_map(
+        self, picture: Image.Image, tokens: Tensor, *, leather: np.ndarray | None = None, without: int | None = None
+    ) -> np.ndarray:
+        """Map, float32, 8 x 8 pixels for 14 x 14 of the network's input: probability of a defect, by the head.
+
+        Without a head: log of the distance over the picture's median, to the references if there are any, else to the
+        rest of the picture. ``without`` leaves one picture of the references out. What is no leather has the lowest
+        value; ValueError if there is none.
+        """
+        cells = cells_of(*self.encoder.input_size(picture))
+        valid = None if leather is None else _shares(leather, tokens.shape[1:3]) >= PATCH_SHARE
+        if valid is not None and not valid.any():
+            raise ValueError(f"no patch of a picture of {picture.size} lies on leather: check the mask of the leather")
+        own = own_distances(tokens, valid=valid)
+        reference = None if self.references is None else self.references.distances(tokens, without=without)
+        channels = on_cells(distance_channels(own, reference, valid=valid), cells)
+        fine = tuple(FINE * side for side in cells)
+        inside = None if leather is None else _shares(leather, fine) >= 0.5
+        if self.head is None:
+            values = _plain_map(channels[: len(own)] if reference is None else channels[len(own) : -1], fine)
+        else:
+            pixels = pixel_channels(fine_picture(picture, cells)[None], valid=None if inside is None else inside[None])
+            values = self.head.probabilities(channels, pixels)
+        return values if inside is None else np.where(inside.numpy(), values, values.min())
+
+
+def _plain_map(channels: Tensor, size: tuple[int, int]) -> np.ndarray:
+    large = F.interpolate(channels.mean(0)[None, None], size, mode="bilinear", align_corners=False)
+    return gaussian_blur(large, FINE / 2)[0, 0].numpy()
+
+
+def _shares(mask: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """How much of each place of a grid (rows, columns) a bool mask covers, in [0, 1]."""
+    values = Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)
+    return Tensor(np.array(values))
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """Maps of all test images by one detector, and its thresholds, which were chosen without any test image."""
+    """What one detector says of all test images; its thresholds were chosen without any of them."""
 
     protocol: str
     test: pd.DataFrame  # rows of index_mvtec, part test
-    maps: np.ndarray  # (n, 256, 256) float32, in [0, 2], higher is more anomalous
+    judgements: list[Judgement]  # maps as fine as they came
+    maps: np.ndarray  # (n, 256, 256) float32, these maps as they are compared with masks
     masks: np.ndarray  # (n, 256, 256) bool
-    image_scores: np.ndarray  # (n,), see `PatchBank.image_score`
     thresholds: Thresholds
-    bank_settings: BankSettings
-    facts: dict[str, Any]  # what a report says of backbone and bank
+    has_head: bool
+    facts: dict[str, Any]
+
+    @property
+    def unit(self) -> str:
+        return "probability of a defect" if self.has_head else "log of the distance over the picture's median"
+
+    @property
+    def scores(self) -> np.ndarray:
+        return np.array([judgement.score for judgement in self.judgements])
+
+    @property
+    def called(self) -> np.ndarray:
+        """True for images whose verdict is defective, shape (n,)."""
+        return np.array([judgement.is_defective for judgement in self.judgements])
 
     @property
     def is_defect(self) -> np.ndarray:
         return (self.test["defect"] != "good").to_numpy()
-
-    @property
-    def called(self) -> np.ndarray:
-        """True for images whose score reaches the image threshold, shape (n,)."""
-        return self.image_scores >= self.thresholds.image
 
     def image(self, index: int) -> np.ndarray:
         """One of the images at the size of its map, (256, 256, 3) uint8."""
@@ -44,32 +111,46 @@ class Localisation:
 
     def of_rows(self, rows: np.ndarray) -> Localisation:
         """The same of some images; ``rows`` (n,) is True for them."""
-        values = {name: getattr(self, name)[rows] for name in ("maps", "masks", "image_scores")}
-        return replace(self, test=self.test[rows].reset_index(drop=True), **values)
+        judgements = [judgement for judgement, chosen in zip(self.judgements, rows, strict=True) if chosen]
+        test, maps, masks = self.test[rows].reset_index(drop=True), self.maps[rows], self.masks[rows]
+        return replace(self, test=test, judgements=judgements, maps=maps, masks=masks)
 
 
-def localise(detectors: list[Detector], test: pd.DataFrame) -> list[Localisation]:
-    """Maps of test images (rows of `index_mvtec`) by each detector; every image passes the network once for all."""
-    encoders = [detector.bank.encoder for detector in detectors]
-    scales = {(id(e.backbone), e.settings.side, e.settings.tile, e.settings.overlap) for e in encoders}
-    if len(scales) != 1:
-        raise ValueError(f"detectors of {len(scales)} backbones or scales cannot share a pass; localise one by one")
-    blocks = tuple(sorted({block for e in encoders for block in e.settings.blocks}))
-    encoder = Encoder(encoders[0].backbone, replace(encoders[0].settings, blocks=blocks))
-    maps, scores, masks = [[] for _ in detectors], [[] for _ in detectors], []
-    started = time.perf_counter()
-    for row in tqdm(test.itertuples(), total=len(test), desc="maps", unit="img"):
-        tokens = encoder.tokens(load_image(row.path))
-        for detector, its_maps, its_scores in zip(detectors, maps, scores, strict=True):
-            patches = detector.bank.patch_map(tokens)
-            its_maps.append(detector.bank.full_size(patches))
-            its_scores.append(detector.bank.image_score(patches))
-        masks.append(evaluated_mask(load_mask(row.mask, size=tokens.size)))
-    rate = len(test) / (time.perf_counter() - started) if len(detectors) == 1 else None  # of a shared pass it misleads
-    facts, test, masks = {"images_per_second": rate}, test.reset_index(drop=True), np.stack(masks)
-    return [
-        Localisation(
-            each.protocol, test, its_maps, masks, its_scores, each.thresholds, each.bank.settings, each.facts | facts
-        )
-        for each, its_maps, its_scores in zip(detectors, map(np.stack, maps), map(np.array, scores), strict=True)
-    ]
+def read_tokens(encoder: Encoder, test: pd.DataFrame) -> list[Tensor]:
+    """Tokens of every image of a table: its one way through the network."""
+    return [encoder.tokens(load_image(path)) for path in tqdm(test["path"], desc="tokens", unit="img")]
+
+
+def localise(detector: Detector, test: pd.DataFrame, tokens: list[Tensor], *, among: bool = False) -> Localisation:
+    """Judges test images (rows of `index_mvtec`) from their tokens.
+
+    ``among`` says that the references are these very images, by `choose_pictures`: each is compared with the others.
+    """
+    own_number = {index: number for number, index in enumerate(choose_pictures(len(test)))} if among else {}
+    judgements, masks, started = [], [], time.perf_counter()
+    for index, row in enumerate(tqdm(test.itertuples(), total=len(test), desc=detector.protocol, unit="img")):
+        picture = load_image(row.path)
+        values = detector.anomaly_map(picture, tokens[index], without=own_number.get(index))
+        judgements.append(judge_map(values, detector.thresholds))
+        masks.append(evaluated_mask(load_mask(row.mask, size=picture.size)))
+    facts = detector.facts | {"images_per_second_after_tokens": len(test) / (time.perf_counter() - started)}
+    return Localisation(
+        protocol=detector.protocol,
+        test=test.reset_index(drop=True),
+        judgements=judgements,
+        maps=np.stack([evaluated_map(judgement.map) for judgement in judgements]),
+        masks=np.stack(masks),
+        thresholds=detector.thresholds,
+        has_head=detector.head is not None,
+        facts=facts,
+    )
+
+
+def evaluated_map(values: np.ndarray) -> np.ndarray:
+    """A map (h, w) as it is compared with masks: float32 (256, 256)."""
+    return np.asarray(Image.fromarray(values).resize(EVALUATION_SIZE, Image.Resampling.BILINEAR))
+
+
+def evaluated_mask(mask: np.ndarray) -> np.ndarray:
+    """A mask as it is compared with maps: bool (256, 256)."""
+    return np.asarray(Image.fromarray(mask).resize(EVALUATION_SIZE, Image.Resampling.NEAREST))

@@ -12,6 +12,7 @@ from ..files import whole_file, write_json
 from ..style import plot_pictures, save_figure
 from .figures import plot_localisation
 from .localise import Localisation
+from .study import Study
 
 FURTHER = 3  # misses and false alarms that the figure shows beside those chosen by score
 COLUMNS = {
@@ -24,20 +25,20 @@ COLUMNS = {
 }
 
 
-def write_mvtec_reports(shown: Localisation, metrics: dict[str, Any], folder: Path, *, about: str) -> list[Path]:
+def write_mvtec_reports(study: Study, metrics: dict[str, Any], folder: Path, *, about: str) -> list[Path]:
     """All files of ``resultados_mvtec_visual/``, data first; returns their paths.
 
-    Figures are of ``shown``; ``metrics`` is all of ``mvtec_metrics.json``; ``about`` names data and backbone in titles.
+    ``metrics`` is all of ``mvtec_metrics.json``; ``about`` names data and backbone in titles.
     """
+    shown = study.zero_shot
     written = write_json(metrics, folder / "mvtec_metrics.json")
     with whole_file(folder / "visual_validation_summary.txt") as stream:
-        stream.write(_summary(shown, metrics, about).encode())
+        stream.write(_summary(study, metrics, about).encode())
     title = (
-        f"{about}; protocol {shown.protocol}\nby rule: the images of highest, median and lowest score of every defect "
-        "type, the normal image of the highest score, then misses and false alarms\n"
-        "verdict: by the image score, in units of its threshold; outlines: by the map, in units of the pixel threshold"
+        f"{about}\nby rule: the images of highest, median and lowest score of every defect type without normal images, "
+        "the normal image of the highest score, then misses and false alarms"
     )
-    by_rule = plot_localisation(shown, choose_examples(shown), title=title)
+    by_rule = plot_localisation((shown, study.k_shot), choose_examples(shown), title=title)
     first_two = shown.test.groupby("defect").head(2).sort_values("defect").index
     by_defect = plot_pictures(
         [shown.image(index) for index in first_two],
@@ -56,7 +57,7 @@ def write_mvtec_reports(shown: Localisation, metrics: dict[str, Any], folder: Pa
 def choose_examples(shown: Localisation) -> list[tuple[int, str]]:
     """Images for a figure, with the rule that chose each; none twice."""
     chosen: dict[int, str] = {}
-    order = np.argsort(-shown.image_scores, kind="stable")
+    order = np.argsort(-shown.scores, kind="stable")
     defects = shown.test["defect"].to_numpy()
     for name in sorted(set(defects) - {"good"}):
         ranked = order[defects[order] == name]
@@ -70,27 +71,28 @@ def choose_examples(shown: Localisation) -> list[tuple[int, str]]:
     return [*chosen.items(), *misses[:FURTHER], *alarms[:FURTHER]]
 
 
-def _summary(shown: Localisation, metrics: dict[str, Any], about: str) -> str:
-    facts, settings, thresholds = shown.facts, shown.bank_settings, shown.thresholds
-    lines = [
-        f"{about}\n",
-        f"Maps shown: protocol {shown.protocol}, {facts['normal_images']} normal images, patch tokens after block "
-        f"{', '.join(map(str, settings.blocks))} (from 0) at {settings.side} px, cosine distance to the nearest "
-        f"of {facts['bank_patches']} normal patches.",
-        f"Settings: {facts['settings_source']}.",
-        f"Pixels: 1 on the scale is the threshold ({thresholds.pixel:.4f}), {thresholds.pixel_source}.",
-        "Images: called defective if the mean of the highest 1 % of patches, divided by the picture's median, reaches "
-        f"{thresholds.image:.4f}: {thresholds.image_source}.",
-        "No test image or mask was used for either.\n",
-        f"{'type':<10}{'images':>8}{'called defective':>18}",
-    ]
-    for name, rows in shown.test.groupby("defect").groups.items():
-        lines.append(f"{name:<10}{len(rows):>8}{int(shown.called[rows].sum()):>18}")
+def _summary(study: Study, metrics: dict[str, Any], about: str) -> str:
+    lines = [f"{about}\n"]
+    for shown in (study.zero_shot, study.k_shot):
+        facts, thresholds = shown.facts, shown.thresholds
+        lines += [
+            f"Protocol {shown.protocol}: {facts['normal_images']} normal images of this leather, patch tokens after "
+            f"block {', '.join(map(str, facts['blocks']))} (from 0). {facts['settings_source'].capitalize()}.",
+            f"Outlines from {thresholds.outline:.4f}, verdict from {thresholds.verdict:.4f}: {thresholds.source}.",
+            f"{len(shown.test)} images: {metrics['protocols'][shown.protocol]['false_alarms']} false alarms among "
+            f"{int((~shown.is_defect).sum())}, {metrics['protocols'][shown.protocol]['misses']} misses among "
+            f"{int(shown.is_defect.sum())}.\n",
+        ]
+    called = {shown.protocol: shown.called for shown in (study.zero_shot, study.k_shot)}
+    types = pd.DataFrame(called).groupby(study.k_shot.test["defect"]).sum()
+    types.insert(0, "images", study.k_shot.test["defect"].value_counts())
     rows = metrics["protocols"] | {f"attention, {name}": entry for name, entry in metrics["attention"].items()}
     table = pd.DataFrame({name: {key: entry.get(key) for key in COLUMNS} for name, entry in rows.items()}, dtype=float)
     lines += [
+        "Images called defective, by type:",
+        types.to_string(),
         "\n" + table.T.rename(columns=COLUMNS).to_string(float_format="{:.3f}".format, na_rep=""),
-        "\nAccuracy and pixel F1 are at the thresholds above.",
+        "\nAccuracy and pixel F1 are at the thresholds above; no test image or mask was used for these.",
         f"Control: the mean grey level alone has an image AUROC of {metrics['brightness_control_image_auroc']:.3f}; "
         "read the image figures against it.",
         "Limits: maps and masks are compared at 256 x 256 px; only some images are shown, chosen by rule.\n",

@@ -1,224 +1,157 @@
-"""What normal pictures alone can tell: which blocks find painted defects best, and where the thresholds lie.
-
-Every normal picture is judged by a bank of the others, as a new picture would be. No test image or mask is used.
-"""
+"""Makes detectors, and sets their thresholds without any test image: from a head's file, or from painted defects."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import torch
-from PIL import Image, ImageEnhance
-from scipy import stats
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ..backbone.device import choose_device
 from ..backbone.vit import Backbone
-from ..synthetic.defects import add_synthetic_defect
-from .bank import EVALUATION_SIZE, PatchBank, evaluated_mask, some_rows
-from .encoder import BankSettings, Encoder, Tokens, default_settings
-from .pixel_metrics import best_pixel_threshold, pixel_average_precision, threshold_metrics
+from ..synthetic.painter import add_defect
+from .encoder import Encoder
+from .head import Head
+from .localise import Detector, evaluated_map, evaluated_mask
+from .pixel_metrics import best_pixel_threshold
+from .references import ROWS, References, choose_pictures, gather, sample_rows
+from .regions import Thresholds, judge_map
 
-PAINTED = 40  # pictures with a painted defect, at least
+ALARMS = 0.05  # share of good leather that may alarm, of the operating points that a head's file has
+PAINTED = 24  # painted pictures that set the threshold of plain distances, at least
 HELD_OUT = 16  # normal pictures, at most, that are judged by the others
-LIGHT = (1.0, 0.8, 1.25)  # brightness and contrast of tomorrow's pictures, as factors, that must not raise an alarm
-FALSE_ALARMS = 0.05  # share of normal pictures that may alarm
-CHOICE_LIMIT = 4096  # patches of a bank while settings are compared: a minute instead of ten
-KEPT_BYTES = 2**31  # of painted pictures' tokens; if there are more, they are computed again for the threshold
+PLAIN_BLOCK = 0.6  # of the depth: the block whose plain distances are taken
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """From which value on a pixel and an image count as defective, and where that comes from."""
+def make_encoder(backbone: Backbone, *, zoom: float, head: Head | None, depth: int | None = None) -> Encoder:
+    """Reads the blocks of the head, or that of plain distances; the backbone is moved to the best device.
 
-    pixel: float  # of the maps
-    image: float  # of the image score
-    pixel_source: str
-    image_source: str
-    painted_f1: float  # of pixels; optimistic, the threshold was chosen on the same painted pictures
-
-
-@dataclass(frozen=True)
-class Detector:
-    """A bank of normal patches with its thresholds: all that judges a picture."""
-
-    protocol: str  # name under which its figures are reported
-    bank: PatchBank
-    thresholds: Thresholds
-    facts: dict[str, Any]  # what a report says of backbone and bank
-
-
-def fit_detector(
-    backbone: Backbone,
-    pictures: list[Image.Image],
-    *,
-    protocol: str,
-    candidates: list[BankSettings] | None = None,
-    source: str = "given",
-    seed: int = 0,
-    device: torch.device | None = None,
-) -> Detector:
-    """The bank and the thresholds of some normal pictures, one at least; no other picture is used.
-
-    ``candidates`` differ in nothing but ``blocks``; None takes `candidate_settings`. ``source`` says where a single one
-    comes from. ``seed`` chooses the patches that are kept, if there are too many. The backbone is moved to ``device``.
+    ``depth`` is that of the whole network, where training has kept only its lower blocks.
     """
-    if not pictures:
-        raise ValueError(f"{protocol} has no normal image; one at least is needed")
-    backbone.network.to(device or choose_device())
-    candidates = candidates or candidate_settings(backbone, pictures[0])
-    normals, settings = Normals(backbone, pictures, candidates, seed=seed), candidates[0]
-    if len(candidates) > 1:
-        settings, scores = choose_settings(normals, candidates)
-        source = f"highest pixel AP, {max(scores):.3f}, of {len(scores)} candidates on defects painted on normal images"
-    rows = normals.rows(settings, range(len(normals.pictures)))
-    thresholds, encoder = choose_thresholds(normals, settings, rows), Encoder(backbone, settings)
-    kept = list(rows.values())
-    if normals.is_quartered:
-        kept = [encoder.tokens(pictures[0]).rows(settings.blocks)]
-    bank = PatchBank(encoder, some_rows(torch.cat(kept), settings.limit, seed))
-    facts = {
-        "backbone": backbone.identity,
-        "weights": backbone.weights,
-        "normal_images": len(pictures),
-        "bank_patches": len(bank.rows),
-        "seed": seed,
-        "evaluation_size": EVALUATION_SIZE[0],
-        "settings_source": source,
-    }
-    return Detector(protocol, bank, thresholds, facts)
+    backbone.network.to(choose_device())
+    plain = min(plain_block(depth or backbone.depth), backbone.depth - 1)
+    return Encoder(backbone, head.facts.blocks if head else (plain,), zoom=zoom)
 
 
-def candidate_settings(backbone: Backbone, picture: Image.Image) -> list[BankSettings]:
-    """Settings worth a try for any Vision Transformer: one block, or two neighbours, of its upper two thirds.
-
-    Smoothing is no candidate: painted masks end at the exact pixel, those that people draw do not.
-    """
-    depth, plain = backbone.depth, default_settings(backbone, picture)
-    choices = [range(start, start + count) for count in (1, 2) for start in range(depth // 3, depth - count + 1)]
-    return [replace(plain, blocks=tuple(blocks)) for blocks in choices]
+def plain_block(depth: int) -> int:
+    """The block, from 0, of plain distances in a network of so many blocks."""
+    return max(0, round(PLAIN_BLOCK * depth) - 1)
 
 
-class Normals:
-    """Normal pictures, of which some, evenly spread, are judged by a bank of the others, as a new picture would be.
-
-    Of a single picture the quarters take the place of pictures, at the same scale. The judged ones pass the network
-    here, for the blocks of all ``candidates``.
-    """
-
-    def __init__(
-        self, backbone: Backbone, pictures: list[Image.Image], candidates: list[BankSettings], *, seed: int = 0
-    ) -> None:
-        self.backbone, self.seed, self.is_quartered = backbone, seed, len(pictures) == 1
-        self.pictures = _quarters(pictures[0]) if self.is_quartered else pictures
-        self.scale = 0.5 if self.is_quartered else 1.0  # of these pictures' sides in whole ones
-        blocks = tuple(sorted({block for settings in candidates for block in settings.blocks}))
-        self.encoder = self._encoder(replace(candidates[0], blocks=blocks))
-        judged = np.unique(np.linspace(0, len(self.pictures) - 1, HELD_OUT).round().astype(int)).tolist()
-        self.judged = {number: self.encoder.tokens(self.pictures[number]) for number in tqdm(judged, desc="normal")}
-        self._painted: dict[int, list[tuple[Tokens, np.ndarray]]] = {}
-
-    def rows(self, settings: BankSettings, numbers: Collection[int]) -> dict[int, Tensor]:
-        """Tokens of some pictures by their number, each with its share of the limit; those not judged pass here."""
-        encoder, share, rows = self._encoder(settings), math.ceil(settings.limit / len(numbers)), {}
-        for number in numbers:
-            tokens = self.judged[number] if number in self.judged else encoder.tokens(self.pictures[number])
-            rows[number] = some_rows(tokens.rows(settings.blocks), share, self.seed)
-        return rows
-
-    def others(self, number: int, settings: BankSettings, rows: dict[int, Tensor]) -> PatchBank:
-        """The bank of these `rows` but for those of one picture."""
-        chosen = torch.cat([part for other, part in rows.items() if other != number])
-        return PatchBank(self._encoder(settings), some_rows(chosen, settings.limit, 0))
-
-    def painted(self, number: int) -> list[tuple[Tokens, np.ndarray]]:
-        """Copies of a judged picture with a defect painted on each: their tokens, and masks (256, 256)."""
-        if number in self._painted:
-            return self._painted[number]
-        generator, copies = np.random.default_rng([0, number]), []
-        for _ in range(math.ceil(PAINTED / len(self.judged))):
-            pixels, mask = add_synthetic_defect(np.asarray(self.pictures[number]), generator, scale=1 / self.scale)
-            copies.append((self.encoder.tokens(Image.fromarray(pixels)), evaluated_mask(mask.astype(bool))))
-        if PAINTED * self.judged[number].tiles.nbytes <= KEPT_BYTES:
-            self._painted[number] = copies
-        return copies
-
-    def _encoder(self, settings: BankSettings) -> Encoder:
-        return Encoder(self.backbone, replace(settings, side=round(settings.side * self.scale)))
+def references_of(tokens: list[Tensor], *, are_normal: bool, seed: int = 0) -> References:
+    """References of pictures' tokens: of each as many patches, drawn by the seed, as keep their number in bounds."""
+    each = math.ceil(ROWS / len(tokens))
+    return gather([sample_rows(one, each, seed=seed + n)[0] for n, one in enumerate(tokens)], are_normal=are_normal)
 
 
-def choose_settings(normals: Normals, candidates: list[BankSettings]) -> tuple[BankSettings, list[float]]:
-    """The settings whose maps find painted defects best, and each one's pixel average precision, in [0, 1]."""
-    small = [replace(settings, limit=min(settings.limit, CHOICE_LIMIT)) for settings in candidates]
-    maps, masks = _painted_maps(normals, [(settings, normals.rows(settings, normals.judged)) for settings in small])
-    scores = [pixel_average_precision(its_maps, masks) for its_maps in maps]
-    return candidates[int(np.argmax(scores))], scores
-
-
-def choose_thresholds(normals: Normals, settings: BankSettings, rows: dict[int, Tensor]) -> Thresholds:
-    """Thresholds from normal pictures alone, each judged by a bank of the others.
-
-    Pixels: highest F1 on painted defects. Images: `prediction_bound` of scores under each pair of factors of `LIGHT`.
-    """
-    (maps,), masks = _painted_maps(normals, [(settings, rows)])
-    pixel, scores = best_pixel_threshold(maps, masks), []
-    for number, tokens in tqdm(normals.judged.items(), desc="light", unit="img"):
-        others = normals.others(number, settings, rows)
-        relit = [others.encoder.tokens(picture) for picture in _relit(normals.pictures[number])]
-        scores.append([others.image_score(others.patch_map(each)) for each in (tokens, *relit)])
-    pieces = "quarters of the one normal image" if normals.is_quartered else f"{len(scores)} normal images"
-    return Thresholds(
-        pixel=pixel,
-        image=prediction_bound(np.array(scores)),
-        pixel_source=f"highest F1 on {len(masks)} defects painted on {pieces}, each judged by the others",
-        image_source=f"{FALSE_ALARMS:.0%} false alarms expected from {pieces}, each judged by the others at "
-        f"brightnesses and contrasts of {min(LIGHT)} to {max(LIGHT)}",
-        painted_f1=threshold_metrics(maps, masks, threshold=pixel)["pixel_f1_at_threshold"],
+def zero_shot_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Image]) -> Detector:
+    """Compares each picture with itself alone. ``pictures`` set the thresholds where there is no head."""
+    detector = Detector("zero-shot", encoder, None, head)
+    if head:
+        return _ready(detector, _operating_point(head, "own"))
+    return _ready(
+        detector, painted_thresholds(detector, pictures, [encoder.tokens(each) for each in pictures], normal=False)
     )
 
 
-def prediction_bound(scores: np.ndarray, *, rate: float = FALSE_ALARMS) -> float:
-    """The value that one more picture's score exceeds with a chance of ``rate``; scores are taken as log-normal.
+def folder_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Image], tokens: list[Tensor]) -> Detector:
+    """Compares each picture of an unlabelled folder with the others, of which ``tokens`` are."""
+    chosen = choose_pictures(len(tokens))
+    pictures, tokens = [pictures[number] for number in chosen], [tokens[number] for number in chosen]
+    references = references_of(tokens, are_normal=False)
+    detector = Detector("unlabelled-folder", encoder, references, head)
+    if head:
+        return _ready(detector, _operating_point(head, "folder"))
+    return _ready(detector, painted_thresholds(detector, pictures, tokens, normal=False))
 
-    mean + t * deviation * sqrt(1 + 1/k), with Student's t of k - 1 degrees of freedom: few pictures make it cautious.
-    ``scores`` (k >= 2 pictures, conditions) are above 0. Conditions widen the spread; they are no further pictures.
+
+def normals_detector(
+    encoder: Encoder, head: Head | None, pictures: list[Image.Image], *, protocol: str, seed: int = 0
+) -> Detector:
+    """Compares pictures with normal ones, one at least; no other picture is used.
+
+    The verdict threshold of the head is raised to the highest score of these normal pictures, each judged by the
+    others, where that is higher.
     """
-    if scores.ndim != 2 or len(scores) < 2 or not (scores > 0).all():
-        raise ValueError(f"expected scores above 0 of two pictures or more, got {scores.shape}, {scores.min()}")
-    count, logs = len(scores), np.log(scores)
-    variance = logs.mean(1).var(ddof=1) + logs.var(1).mean()  # between pictures, and within them
-    reach = stats.t.ppf(1 - rate, count - 1) * math.sqrt(variance * (1 + 1 / count))
-    return float(np.exp(logs.mean() + reach))
+    if not pictures:
+        raise ValueError(f"{protocol} has no normal image; one at least is needed")
+    chosen = [pictures[number] for number in choose_pictures(len(pictures), seed=seed)]
+    tokens = [encoder.tokens(picture) for picture in tqdm(chosen, desc="normal", unit="img")]
+    detector = Detector(protocol, encoder, references_of(tokens, are_normal=True, seed=seed), head)
+    detector = replace(detector, facts={"normal_images": len(pictures), "seed": seed})
+    if head is None:
+        return _ready(detector, painted_thresholds(detector, chosen, tokens, normal=True))
+    shipped = _operating_point(head, "normals")
+    highest = max(held_out_scores(detector, chosen, tokens, shipped.outline), default=0.0)
+    if highest > shipped.verdict:
+        judged = (
+            f"{len(chosen)} normal images, each judged by the others" if len(chosen) > 1 else "the one normal image"
+        )
+        source = f"{shipped.source}; raised to the highest score of {judged}"
+        shipped = Thresholds(shipped.outline, float(np.nextafter(np.float32(highest), np.float32(2))), source)
+    return _ready(detector, shipped)
 
 
-def _painted_maps(
-    normals: Normals, choices: list[tuple[BankSettings, dict[int, Tensor]]]
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Maps by settings with their rows, and masks, (n, 256, 256), of painted pictures, each judged by the others."""
-    maps, masks = [[] for _ in choices], []
-    for number in tqdm(normals.judged, desc="painted defects", unit="img"):
-        banks = [normals.others(number, settings, rows) for settings, rows in choices]
-        for tokens, mask in normals.painted(number):
-            masks.append(mask)
-            for bank, its_maps in zip(banks, maps, strict=True):
-                its_maps.append(bank.full_size(bank.patch_map(tokens)))
-    return [np.stack(its_maps) for its_maps in maps], np.stack(masks)
+def held_out_scores(
+    detector: Detector, pictures: list[Image.Image], tokens: list[Tensor], outline: float
+) -> list[float]:
+    """Scores of some reference pictures, evenly spread, each judged by the others; a single one is judged alone."""
+    numbers = np.unique(np.linspace(0, len(pictures) - 1, HELD_OUT).round().astype(int)).tolist()
+    if len(pictures) == 1:
+        detector = replace(detector, references=None)
+    maps = [detector.anomaly_map(pictures[n], tokens[n], without=n) for n in numbers]
+    return [judge_map(values, Thresholds(outline, np.inf, "")).score for values in maps]
 
 
-def _relit(picture: Image.Image) -> list[Image.Image]:
-    """The picture under every light but its own, which is the first."""
-    bright = [
-        (ImageEnhance.Brightness(picture).enhance(factor), contrast) for factor, contrast in product(LIGHT, LIGHT)
-    ]
-    return [ImageEnhance.Contrast(image).enhance(contrast) for image, contrast in bright[1:]]
+def painted_thresholds(
+    detector: Detector, pictures: list[Image.Image], tokens: list[Tensor], *, normal: bool
+) -> Thresholds:
+    """For plain distances: the outline of highest F1 on defects painted on these pictures, each judged by the others.
+
+    The verdict is at the outline, or at the highest score of the pictures where these are normal and it is higher.
+    """
+    numbers = np.unique(np.linspace(0, len(pictures) - 1, HELD_OUT).round().astype(int)).tolist()
+    alone = len(pictures) == 1 or detector.references is None
+    judge = replace(detector, references=None) if alone else detector
+    maps, masks, generator = [], [], np.random.default_rng(0)
+    for number in tqdm(numbers, desc="painted defects", unit="img"):
+        for _ in range(math.ceil(PAINTED / len(numbers))):
+            pixels, mask = add_defect(np.asarray(pictures[number]), generator)
+            painted = Image.fromarray(pixels)
+            values = judge.anomaly_map(painted, detector.encoder.tokens(painted), without=None if alone else number)
+            maps.append(evaluated_map(values))
+            masks.append(evaluated_mask(mask.astype(bool)))
+    outline = best_pixel_threshold(np.stack(maps), np.stack(masks))
+    source, verdict = f"highest pixel F1 on {len(maps)} defects painted on {len(numbers)} pictures", outline
+    if normal:
+        verdict = max(verdict, *held_out_scores(detector, pictures, tokens, outline))
+        verdict = float(np.nextafter(np.float32(verdict), np.float32(np.inf)))
+        source += "; verdict: above the highest of the normal ones, each judged by the others"
+    return Thresholds(outline, verdict, source)
 
 
-def _quarters(picture: Image.Image) -> list[Image.Image]:
-    x, y = picture.width // 2, picture.height // 2
-    return [picture.crop((left, top, left + x, top + y)) for top in (0, y) for left in (0, x)]
+def _operating_point(head: Head, references: str) -> Thresholds:
+    points = head.facts.verdict[references]
+    source = (
+        f"outline: highest pixel F1 on painted defects; verdict: {ALARMS:.0%} of {points['n']} pictures of real "
+        f"leather outside marked defects ({points['originals']} originals) reach it"
+    )
+    return Thresholds(head.facts.outline, points[str(ALARMS)]["threshold"], source)
+
+
+def _ready(detector: Detector, thresholds: Thresholds) -> Detector:
+    backbone, head = detector.encoder.backbone, detector.head
+    plain = f"plain distances after block {detector.encoder.blocks[0]}: no head was trained for this backbone"
+    facts = {
+        "backbone": backbone.identity,
+        "weights": backbone.weights,
+        "normal_images": 0,
+        "bank_patches": 0 if detector.references is None else math.prod(detector.references.rows.shape[1:3]),
+        "settings_source": f"the head of {head.facts.made['date']} for this backbone" if head else plain,
+        "blocks": detector.encoder.blocks,
+        "zoom": detector.encoder.zoom,
+    }
+    return replace(detector, thresholds=thresholds, facts=facts | detector.facts)

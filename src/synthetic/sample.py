@@ -15,15 +15,15 @@ from tqdm import tqdm
 
 from ..config import CLASS_NAMES, KAGGLE_FOLDER, MVTEC_FOLDER
 from ..files import file_digest, write_json
-from .defects import DEFECTS, add_synthetic_defect
 from .leather import HIDE_COLOURS, Hide, draw_hide, render_leather
+from .painter import MVTEC_KINDS, add_defect
 
-MVTEC_COUNTS = {"train/good": 40, "test/good": 12} | {f"test/{defect}": 8 for defect in DEFECTS}
+MVTEC_COUNTS = {"train/good": 40, "test/good": 12} | {f"test/{defect}": 8 for defect in MVTEC_KINDS}
 TINY = {  # for tests of what works on the sample
     "images_per_class": 15,
     "size": 96,
     "mvtec_size": 96,
-    "mvtec_counts": {"train/good": 4, "test/good": 3} | {f"test/{defect}": 2 for defect in DEFECTS},
+    "mvtec_counts": {"train/good": 4, "test/good": 3} | {f"test/{defect}": 2 for defect in MVTEC_KINDS},
 }
 _MVTEC_HIDE = Hide(
     colour=(122, 78, 62),
@@ -36,7 +36,7 @@ _MVTEC_HIDE = Hide(
     mottle=0.02,
     light=1.2,
 )
-_VERSION = 1  # raise it whenever the same seed no longer gives the same pixels
+_VERSION = 2  # raise it whenever the same seed no longer gives the same pixels
 
 
 def write_sample(
@@ -143,7 +143,7 @@ def _mvtec(seed, counts, size):
             generator = _generator(seed, 2, key, i)
             picture = render_leather(generator, size, hide=_MVTEC_HIDE, drift=0.4)
             if defect != "good":
-                picture, mask = add_synthetic_defect(picture, generator, defect=defect, scale=1.25)
+                picture, mask = add_defect(picture, generator, kind=defect, scale=1.25)
                 yield f"{home}/ground_truth/{defect}/{i:03d}_mask.png", 255 * mask
             yield f"{home}/{folder}/{i:03d}.png", picture
 

@@ -43,14 +43,9 @@ def test_weights_of_a_file_are_loaded(tmp_path, suffix):
     backbone = load(file)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.network.state_dict().items())
     assert backbone.weights == f"file: mine.{suffix}" and backbone.identity != load("timm", pretrained=False).identity
-    assert backbone.patch_block == 3  # nothing named: two thirds up
-
-
-def test_a_file_may_name_the_block_that_localises(tmp_path):
-    save_file(backbone_weights(), tmp_path / "mine.safetensors", metadata={"best_block": "1"})
-    assert load(tmp_path / "mine.safetensors").patch_block == 1
-    random = load(tmp_path / "mine.safetensors", pretrained=False)  # which has no use for it
-    assert random.patch_block == 3 and random.weights == "random weights of test_vit"
+    random = load(file, pretrained=False)  # which has no use for it
+    assert random.weights == "random weights of test_vit"
+    assert not torch.equal(random.network.blocks[0].attn.qkv.weight, weights["blocks.0.attn.qkv.weight"])
 
 
 def test_shipped_weights_are_of_one_architecture():
@@ -115,12 +110,38 @@ def test_only_the_lowest_blocks_can_be_kept(images):
     whole = load("timm", pretrained=False)
     torch.manual_seed(0)
     lowest = load("timm", pretrained=False, keep_blocks=2)
-    assert (whole.depth, lowest.depth, lowest.patch_block) == (6, 2, 1)
+    assert (whole.depth, lowest.depth) == (6, 2)
+    assert whole.digest_up_to(1) == lowest.digest_up_to(1)
     assert lowest.weights.endswith("the lowest 2 of 6 blocks")
     torch.testing.assert_close(whole.tokens(images, blocks=(1,)), lowest.tokens(images, blocks=(1,)))
     for count in (0, 7):
         with pytest.raises(ValueError, match=f"keep_blocks is {count}; test_vit has 6 blocks"):
             load("timm", pretrained=False, keep_blocks=count)
+
+
+# -- fingerprints ---------------------------------------------------------------------------------------
+
+
+def test_a_digest_is_of_what_the_tokens_after_a_block_come_from(backbone):
+    digests = [backbone.digest_up_to(block) for block in range(6)]
+    assert len(set(digests)) == 6 and all(len(digest) == 64 for digest in digests)
+    with torch.no_grad():
+        backbone.network.blocks[3].mlp.fc2.bias.add_(1)
+        backbone.network.norm.bias.add_(1)
+        backbone.network.pos_embed.add_(1)
+        changed = [backbone.digest_up_to(block) for block in range(6)]
+        assert [a == b for a, b in zip(digests, changed, strict=True)] == [True] * 3 + [False] * 3
+        backbone.network.patch_embed.proj.bias.add_(1)
+    assert not set(changed) & {backbone.digest_up_to(block) for block in range(6)}
+
+
+def test_a_digest_does_not_depend_on_precision_or_input_size(backbone, tmp_path):
+    state = backbone.network.state_dict()
+    save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.safetensors")
+    save_file(state, tmp_path / "full.safetensors")
+    for file, size in (("half", 48), ("full", 96)):
+        other = load_backbone("test_vit", str(tmp_path / f"{file}.safetensors"), image_size=size)
+        assert other.digest_up_to(5) == backbone.digest_up_to(5) and other.identity != backbone.identity
 
 
 # -- pictures -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from src.backbone.vit import image_transform, load_backbone
 from src.data.pictures import load_image
 from src.localisation.attention import attention_figure, attention_maps
 from src.localisation.localise import Localisation
-from tests.conftest import BANK
+from src.localisation.regions import judge_map
 
 
 def test_maps_are_the_models_enlarged_and_not_rescaled(backbone, test_rows):
@@ -46,10 +46,11 @@ def shown(tmp_path, crafted):
         Image.new("RGB", (20, 20), (10, 200, 30)).save(tmp_path / name)
     test = pd.DataFrame({"path": [str(tmp_path / name) for name in ("a.png", "b.png")], "file": ["cut/a", "cut/b"]})
     maps = np.stack([np.zeros((8, 8)), np.linspace(0, 1, 64).reshape(8, 8)])
-    return Localisation("4-shot", test, maps, maps > 2, np.array([0.1, 0.2]), crafted.thresholds, BANK, {})
+    judgements = [judge_map(values, crafted.thresholds) for values in maps]
+    return Localisation("4-shot", test, judgements, maps, maps > 2, crafted.thresholds, True, {})
 
 
-def test_the_figure_shows_the_anomaly_map_in_units_of_its_threshold_beside_attention(shown):
+def test_the_figure_shows_the_anomaly_map_beside_attention(shown):
     attention = {"cls": np.linspace(0, 0.4, 128).reshape(2, 8, 8), "rollout": np.linspace(0, 0.9, 128).reshape(2, 8, 8)}
     figure = attention_figure(shown, attention)
     picture, heat, cls, rollout = [axes.images[0] for axes in figure.axes[:4]]
@@ -58,7 +59,7 @@ def test_the_figure_shows_the_anomaly_map_in_units_of_its_threshold_beside_atten
         "class token, last block",
         "rollout, all blocks",
     ]
-    assert picture.get_array().shape == (256, 256, 3) and np.allclose(heat.get_array(), 2 * shown.maps[1])
+    assert picture.get_array().shape == (256, 256, 3) and np.allclose(heat.get_array(), shown.maps[1])
     for panel, maps in ((cls, attention["cls"]), (rollout, attention["rollout"])):
         assert np.array_equal(panel.get_array(), maps[1]) and panel.get_clim() == (0, maps[1].max())
     assert figure.get_suptitle() == "cut/b" and not plt.fignum_exists(figure.number)

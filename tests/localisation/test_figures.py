@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.contour import ContourSet
+from matplotlib.text import Text
 from PIL import Image
 
 from src.localisation.figures import plot_localisation
 from src.localisation.localise import Localisation
-from src.localisation.thresholds import Thresholds
+from src.localisation.regions import Thresholds, judge_map
 from src.style import PREDICTED, RIGHT, TRUTH, WRONG, save_figure
-from tests.conftest import BANK
 
-THRESHOLDS = Thresholds(0.2, 0.5, "painted", "held out", 0.8)
+THRESHOLDS = Thresholds(0.2, 0.5, "painted")
 SQUARE = np.zeros((8, 8), bool)
 SQUARE[2:5, 2:5] = True
 NOTHING = np.zeros((8, 8), bool)
@@ -28,73 +28,83 @@ def close_figures():
 
 @pytest.fixture
 def localisation_of(tmp_path):
-    """Cuts whose maps are one value in a square; by that value and the mask. Image scores are the values."""
+    """Cuts whose maps are one value in a square; by that value and the mask."""
 
-    def of(*images):
+    def of(*images, has_head=True, protocol="zero-shot", thresholds=THRESHOLDS):
         Image.new("RGB", (20, 20), (120, 120, 120)).save(tmp_path / "000.png")
         rows = [(str(tmp_path / "000.png"), "test/cut/000.png", "cut" if mask.any() else "good") for _, mask in images]
-        values = np.array([value for value, _ in images])
-        maps, masks = np.stack([SQUARE * value for value in values]), np.stack([mask for _, mask in images])
         test = pd.DataFrame(rows, columns=["path", "file", "defect"])
-        return Localisation("4-shot", test, maps, masks, values, THRESHOLDS, BANK, {})
+        maps, masks = np.stack([SQUARE * value for value, _ in images]), np.stack([mask for _, mask in images])
+        judgements = [judge_map(values, thresholds) for values in maps]
+        return Localisation(protocol, test, judgements, maps, masks, thresholds, has_head, {})
 
     return of
 
 
-def plot(shown):
-    return plot_localisation(shown, [(index, "highest") for index in range(len(shown.test))], title="t")
+def plot(*shown):
+    return plot_localisation(shown, [(index, "highest") for index in range(len(shown[0].test))], title="t")
 
 
-def contours(axes):
-    return [c for c in axes.get_children() if isinstance(c, ContourSet) and any(len(p.vertices) for p in c.get_paths())]
-
-
-def colours(items):
-    return [to_hex(item.get_edgecolor()[0]) for item in items]
-
-
-def test_maps_are_drawn_in_units_of_the_threshold_with_the_verdict(localisation_of, tmp_path):
-    figure = plot(localisation_of((0.5, SQUARE), (0.1, SQUARE)))
-    grid = np.reshape(figure.axes[:8], (2, 4))  # side by side
-    for line, highest in zip(grid, (2.5, 0.5), strict=True):
-        heat = line[1].images[0]
-        assert heat.get_array().max() == pytest.approx(highest)
-        assert heat.get_clim() == grid[0, 1].images[0].get_clim() and heat.get_clim()[0] == 0
-    hit, miss = [line[3].texts[0] for line in grid]
-    share = "truth: defect, 14.06%"
-    assert hit.get_text().splitlines() == [
-        share,
-        "verdict: defect",
-        "image score: 1.00",
-        "regions: 1",
-        "largest: 14.06%",
+def outlines_of_truth(axes):
+    return [
+        to_hex(c.get_edgecolor()[0])
+        for c in axes.get_children()
+        if isinstance(c, ContourSet) and any(len(p.vertices) for p in c.get_paths())
     ]
-    assert miss.get_text().splitlines() == [share, "verdict: normal", "image score: 0.20", "no pixel above 1"]
-    assert [hit.get_color(), miss.get_color()] == [RIGHT, WRONG]
-    assert grid[0, 0].get_ylabel() == "cut\n000.png\nhighest" and "1 = threshold" in figure.axes[8].get_xlabel()
-    assert [axes.get_title(loc="left") for axes in grid[0]] == ["image", "anomaly map", "outlines", ""]
+
+
+def title_and_colour(axes):
+    (title,) = [child for child in axes.get_children() if isinstance(child, Text) and child.get_text()]
+    return title.get_text(), title.get_color()
+
+
+def test_each_protocols_map_stands_beside_the_image_with_its_verdict(localisation_of, tmp_path):
+    zero_shot = localisation_of((0.6, SQUARE), (0.1, NOTHING))
+    k_shot = localisation_of((0.1, SQUARE), (0.9, NOTHING), protocol="4-shot")
+    figure = plot(zero_shot, k_shot)
+    cut, cut_zero, cut_k, good, good_zero, good_k = figure.axes[:6]  # two images a line
+    for axes, highest in ((cut_zero, 0.6), (cut_k, 0.1), (good_zero, 0.1), (good_k, 0.9)):
+        (heat,) = axes.images
+        assert heat.get_array().max() == pytest.approx(highest) and heat.get_clim() == (0, 1)
+    assert title_and_colour(cut_zero) == ("zero-shot: defective (1), 0.60", RIGHT)
+    assert title_and_colour(cut_k) == ("4-shot: normal, 0.10", WRONG)
+    assert title_and_colour(good_zero) == ("zero-shot: normal, 0.10", RIGHT)
+    assert title_and_colour(good_k) == ("4-shot: defective (1), 0.90", WRONG)
+    assert cut.get_ylabel() == "000.png\nhighest"
+    assert [title_and_colour(axes)[0] for axes in (cut, good)] == ["cut, 14.06%", "good"]
+    assert figure.get_suptitle() == "t" and "probability" in figure.axes[-1].get_xlabel()
+    assert [text.get_text() for text in figure.legends[0].texts] == ["truth", "defect found"]
     assert save_figure(figure, tmp_path / "x.png").stat().st_size > 0
 
 
-def test_regions_are_framed_and_spare_places_stay_empty(localisation_of):
-    figure = plot(localisation_of(*[(0.5, SQUARE)] * 3))
-    places = np.reshape(figure.axes[:16], (4, 4))
-    (frame,) = places[0, 2].patches
-    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((1.5, 1.5), 3, 3)
-    assert not any(axis.axison and axis.get_visible() for axis in places[3]) and places[2, 0].get_visible()
+@pytest.mark.parametrize("outline", [0.2, -0.2])
+def test_plain_distances_have_a_scale_that_shows_their_threshold(localisation_of, outline):
+    thresholds = Thresholds(outline, max(outline, 0.1), "painted")
+    figure = plot(localisation_of((0.6, SQUARE), has_head=False, thresholds=thresholds))
+    low, high = figure.axes[1].images[0].get_clim()
+    assert low == 0 and high > max(0, outline) and "log of the distance" in figure.axes[-1].get_xlabel()
+
+
+def test_spare_places_stay_empty(localisation_of):
+    figure = plot(localisation_of(*[(0.6, SQUARE)] * 3))
+    assert [axes.get_visible() for axes in figure.axes[:8]] == [True] * 6 + [False] * 2
 
 
 @pytest.mark.parametrize(
-    ("value", "mask", "expected"),
+    ("value", "mask", "truth", "found"),
     [
-        (0.5, SQUARE, [TRUTH, PREDICTED]),
-        (0.2, SQUARE, [TRUTH, PREDICTED]),  # at the threshold a pixel counts as defective
-        (0.1, SQUARE, [TRUTH]),
-        (0.5, NOTHING, [PREDICTED]),
-        (0.1, NOTHING, []),
+        (0.6, SQUARE, [TRUTH], 1),
+        (0.5, SQUARE, [TRUTH], 1),  # at the verdict threshold
+        (0.3, SQUARE, [TRUTH], 0),  # a region that is no defect
+        (0.6, NOTHING, [], 1),
+        (0.1, NOTHING, [], 0),
     ],
 )
-def test_only_what_is_there_is_outlined(localisation_of, value, mask, expected):
+def test_only_what_is_there_is_outlined(localisation_of, value, mask, truth, found):
     figure = plot(localisation_of((value, mask)))
-    assert colours(contours(figure.axes[2])) == expected
-    assert contours(figure.axes[0]) == contours(figure.axes[1]) == []
+    picture, heat = figure.axes[:2]
+    assert outlines_of_truth(picture) == truth and outlines_of_truth(heat) == []
+    assert [to_hex(line.get_color()) for line in heat.lines] == [PREDICTED.lower()] * found and not picture.lines
+    for line in heat.lines:
+        x, y = line.get_data()
+        assert (x.min(), x.max(), y.min(), y.max()) == (1.5, 4.5, 1.5, 4.5)

@@ -5,17 +5,16 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from src.data.pictures import load_image
 from src.localisation import report
-from src.localisation.encoder import default_settings
 from src.localisation.evaluation import brightness_control, localisation_metrics
-from src.localisation.localise import Localisation, localise
+from src.localisation.localise import Localisation, localise, read_tokens
+from src.localisation.regions import judge_map
 from src.localisation.report import choose_examples, write_mvtec_reports
-from src.localisation.thresholds import fit_detector
-from tests.conftest import BANK
+from src.localisation.study import Study
+from src.localisation.thresholds import make_encoder, normals_detector, zero_shot_detector
 
 FILES = {
     "validacion_visual_mvtec.png",
@@ -23,55 +22,46 @@ FILES = {
     "visual_validation_summary.txt",
     "mvtec_metrics.json",
 }
-# The keys of an entry before localisation was rebuilt: other tools read them.
+# The keys of an entry: other tools read them.
 KEYS = {
     "aupro_30",
     "backbone",
     "bank_patches",
     "blocks",
-    "coreset",
     "evaluation_size",
+    "false_alarms",
     "image_accuracy_at_threshold",
     "image_ap",
     "image_auroc",
     "image_f1",
     "image_false_alarm_rate",
     "image_threshold",
-    "image_threshold_source",
-    "images_per_second",
+    "images_per_second_after_tokens",
     "interval_method",
     "intervals",
     "iou_at_threshold",
-    "limit",
+    "misses",
     "n",
-    "neighbours",
     "normal_images",
     "oracle",
-    "overlap",
     "per_defect",
     "pixel_ap",
     "pixel_auroc",
     "pixel_f1_at_threshold",
     "pixel_f1_max",
-    "pixel_f1_on_painted",
     "pixel_threshold",
-    "pixel_threshold_source",
     "protocol",
-    "seed",
     "settings_source",
-    "side",
-    "smoothing",
-    "tile",
-    "turns",
+    "threshold_source",
     "weights",
+    "zoom",
 }
 
 
 def localisation_of(defects, scores, thresholds):
-    maps = np.zeros((len(defects), 4, 4))
-    return Localisation(
-        "4-shot", pd.DataFrame({"defect": defects}), maps, maps > 0, np.array(scores), thresholds, BANK, {}
-    )
+    maps = np.array([np.full((4, 4), score) for score in scores])
+    judgements = [judge_map(values, thresholds) for values in maps]
+    return Localisation("4-shot", pd.DataFrame({"defect": defects}), judgements, maps, maps > 9, thresholds, True, {})
 
 
 def test_pictures_are_chosen_by_rule(crafted):
@@ -92,52 +82,71 @@ def test_misses_and_false_alarms_are_shown_too(crafted):
 
 
 @pytest.fixture
-def shown(backbone, normals, test_rows, small_and_quick):
-    pictures = [load_image(path) for path in normals]
-    candidates = [default_settings(backbone, pictures[0])]
-    detector = fit_detector(backbone, pictures, protocol="4-shot", candidates=candidates, device=torch.device("cpu"))
-    return localise([detector], test_rows)[0]
-
-
-@pytest.fixture
-def content(shown, test_rows):
-    return {
-        "protocols": {"4-shot": localisation_metrics(shown)},
-        "classifier_scores": {},
-        "brightness_control_image_auroc": brightness_control(test_rows),
-        "run": {"seed": 42},
+def study(request, backbone, head, normals, test_rows, small_and_quick):
+    its_head = None if getattr(request, "param", "") == "plain" else head
+    encoder = make_encoder(backbone, zoom=2.0, head=its_head)
+    tokens, pictures = read_tokens(encoder, test_rows), [load_image(path) for path in normals]
+    zero_shot = localise(zero_shot_detector(encoder, its_head, pictures), test_rows, tokens)
+    k_shot = localise(normals_detector(encoder, its_head, pictures, protocol="4-shot"), test_rows, tokens)
+    metrics = {
+        "protocols": {each.protocol: localisation_metrics(each) for each in (zero_shot, k_shot)},
         "attention": {"cls": {"pixel_auroc": 0.625, "pixel_ap": 0.125, "aupro_30": 0.25}},
+        "brightness_control_image_auroc": brightness_control(test_rows),
     }
+    return Study(zero_shot, k_shot, {}, metrics)
 
 
-def test_every_report_is_written_under_its_name(shown, content, tmp_path):
+BOTH = pytest.mark.parametrize("study", ["head", "plain"], indirect=True)
+
+
+def write(study, folder):
+    return write_mvtec_reports(study, study.metrics | {"run": {"seed": 42}}, folder, about="tiny, test_vit")
+
+
+def test_every_report_is_written_under_its_name(study, tmp_path):
     folder = tmp_path / "resultados_mvtec_visual"
-    written = write_mvtec_reports(shown, content, folder, about="tiny, test_vit")
+    written = write(study, folder)
     assert {path.name for path in folder.iterdir()} == FILES == {path.name for path in written}
     for path in folder.glob("*.png"):
         with Image.open(path) as image:
             image.load()
             assert min(image.size) > 200
 
-    entry = json.loads((folder / "mvtec_metrics.json").read_text())["protocols"]["4-shot"]
-    assert set(entry) == KEYS == set(content["protocols"]["4-shot"])
-    assert entry["pixel_ap"] == pytest.approx(content["protocols"]["4-shot"]["pixel_ap"], rel=1e-5)
-    assert (entry["turns"], entry["coreset"], entry["evaluation_size"]) == (False, "random", 256)
-    assert entry["image_auroc"] == 1 and entry["pixel_auroc"] > 0.9 and set(entry["per_defect"]) == {"cut", "glue"}
+    content = json.loads((folder / "mvtec_metrics.json").read_text())
+    assert content["run"] == {"seed": 42} and list(content["protocols"]) == ["zero-shot", "4-shot"]
+    for (name, entry), further in zip(content["protocols"].items(), (set(), {"seed"}), strict=True):
+        assert set(entry) == KEYS | further
+        assert entry["pixel_ap"] == pytest.approx(study.metrics["protocols"][name]["pixel_ap"], rel=1e-5)
+        assert entry["image_auroc"] > 0.8 and entry["pixel_auroc"] > 0.9 and set(entry["per_defect"]) == {"cut", "glue"}
 
 
-def test_the_summary_counts_what_was_called(shown, content, tmp_path):
-    write_mvtec_reports(shown, content, tmp_path, about="tiny, test_vit")
+@BOTH
+def test_no_fact_overwrites_a_figure(study):
+    for shown in (study.zero_shot, study.k_shot):
+        figures = set(study.metrics["protocols"][shown.protocol]) - set(shown.facts)
+        bare = Localisation(**vars(shown) | {"facts": {}})
+        assert set(localisation_metrics(bare)) == figures
+
+
+@BOTH
+def test_the_summary_counts_what_was_called(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "save_figure", lambda figure, path, **_: path)  # they take seconds
+    write(study, tmp_path)
     text = (tmp_path / "visual_validation_summary.txt").read_text()
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
-    for name, rows in shown.test.groupby("defect"):
-        assert lines[name] == [name, str(len(rows)), str(shown.called[rows.index].sum())]
-    assert f"({shown.thresholds.pixel:.4f})" in text and f"reaches {shown.thresholds.image:.4f}" in text
+    for name, rows in study.k_shot.test.groupby("defect"):
+        called = [str(shown.called[rows.index].sum()) for shown in (study.zero_shot, study.k_shot)]
+        assert lines[name] == [name, str(len(rows)), *called]
+    for shown, normal_images in ((study.zero_shot, 0), (study.k_shot, 4)):
+        assert f"Protocol {shown.protocol}: {normal_images} normal images" in text
+        assert f"{shown.thresholds.outline:.4f}, verdict from {shown.thresholds.verdict:.4f}" in text
+        alarms, misses = shown.called & ~shown.is_defect, ~shown.called & shown.is_defect
+        assert f"{alarms.sum()} false alarms among 3, {misses.sum()} misses among 5" in text
     assert "tiny, test_vit" in text and lines["attention,"][1:] == ["cls", "0.625", "0.125", "0.250"]
 
 
-def test_a_failed_figure_loses_no_number(shown, content, tmp_path, monkeypatch):
+def test_a_failed_figure_loses_no_number(study, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "plot_localisation", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_mvtec_reports(shown, content, tmp_path, about="tiny, test_vit")
+        write(study, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"visual_validation_summary.txt", "mvtec_metrics.json"}

@@ -13,10 +13,18 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.tools.test_student_init import STUDENT, TEACHER, random_student, random_teacher, textures
-from tools import distill, tokens
-from tools.crops import Recipe, collect_pictures, draw_crop, to_tensor
+from tools import crops, distill
+from tools.crops import (
+    Recipe,
+    collect_pictures,
+    draw_crop,
+    project,
+    summarise,
+    synthetic_localisation,
+    to_tensor,
+    tokens_after,
+)
 from tools.distill import Distillation, export
-from tools.tokens import project, summarise, synthetic_localisation, tokens_after
 
 RECIPE = Recipe(rounds=((112, 2), (224, 1)), patches_per_round=8 * 49, batch_patches=4 * 49, reuse=2)
 
@@ -177,7 +185,7 @@ def test_localisation_rewards_tokens_that_see_the_defect(monkeypatch):
 
     precision = {}
     for name, stand_in in (("colours", colours), ("noise", noise)):
-        monkeypatch.setattr(tokens, "tokens_after", stand_in)
+        monkeypatch.setattr(crops, "tokens_after", stand_in)
         precision[name] = synthetic_localisation(random_student(), pictures, patch=16, blocks=[7])[7]
     assert precision["colours"] > 0.3 > precision["noise"] >= 0
 

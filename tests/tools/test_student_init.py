@@ -6,9 +6,8 @@ import timm
 import torch
 from scipy.ndimage import gaussian_filter
 
-from tools.crops import Recipe, draw_crop, to_tensor
+from tools.crops import Recipe, draw_crop, to_tensor, tokens_after
 from tools.student_init import PLAN, _behind_norm, initialise_student, last_student_block
-from tools.tokens import tokens_after
 
 TEACHER, STUDENT = "vit_small_patch14_dinov2", "vit_tiny_patch16_224"
 WIDTH = 64

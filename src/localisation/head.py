@@ -1,0 +1,236 @@
+"""A small network that reads distances and relative pixels, and says where something is wrong with any leather.
+
+It works on a grid of cells, 14 input pixels wide, with 8 x 8 map pixels each: 256 x 256 for an input of 448 px.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from ..backbone.vit import Backbone
+from ..config import paths
+from ..files import whole_file
+
+CELL = 14  # input pixels, along each side
+FINE = 8  # map pixels a cell, along each side
+PIXEL_CHANNELS = 8
+
+
+class DefectHead(nn.Module):
+    """Distances on the grid of cells and pixels at eight times its resolution in, logits of a defect out.
+
+    ``blocks`` of the backbone give three own distances and one to references each, see `distance_channels`; ``mean``
+    and ``deviation`` standardise them. Without references their channels are 0.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        channels = 4 * blocks + 1
+        self.register_buffer("mean", torch.zeros(channels - 1))
+        self.register_buffer("deviation", torch.ones(channels - 1))
+        self.pixels_half = nn.Conv2d(4 * PIXEL_CHANNELS, 16, 3, padding=1)
+        self.pixels_quarter = nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        self.pixels_cell = nn.Conv2d(32, 48, 3, stride=2, padding=1)
+        self.distances = nn.Conv2d(channels, 48, 3, padding=1)
+        self.distances_skip = nn.Conv2d(channels, 4, 1)
+        self.mix = nn.Conv2d(96, 64, 3, padding=1)
+        self.wide = nn.Conv2d(64, 64, 3, padding=2, dilation=2)
+        self.up_quarter = nn.Conv2d(64 + 4 + 32, 32, 3, padding=1)
+        self.up_half = nn.Conv2d(32 + 16, 16, 3, padding=1)
+        self.out = nn.Conv2d(16, 4, 1)
+        nn.init.constant_(self.out.bias, -3.0)  # defects are rare
+
+    def forward(self, distances: Tensor, pixels: Tensor) -> Tensor:
+        """Logits (n, 8 h, 8 w) of distances (n, channels, h, w) and pixels (n, 8, 8 h, 8 w)."""
+        relative, present = distances[:, :-1], distances[:, -1:]
+        relative = (relative - self.mean[:, None, None]) / self.deviation[:, None, None]
+        own = relative.shape[1] // 4 * 3
+        distances = torch.cat([relative[:, :own], relative[:, own:] * present, present], 1)
+        half = F.gelu(self.pixels_half(F.pixel_unshuffle(pixels, 2)))  # (n, 16, 4 h, 4 w)
+        quarter = F.gelu(self.pixels_quarter(half))  # (n, 32, 2 h, 2 w)
+        cell = F.gelu(self.pixels_cell(quarter))  # (n, 48, h, w)
+        mixed = F.gelu(self.mix(torch.cat([F.gelu(self.distances(distances)), cell], 1)))
+        mixed = mixed + F.gelu(self.wide(mixed))
+        skip = torch.cat([mixed, self.distances_skip(distances)], 1)
+        mixed = F.gelu(self.up_quarter(torch.cat([_larger(skip), quarter], 1)))
+        mixed = F.gelu(self.up_half(torch.cat([_larger(mixed), half], 1)))
+        return F.pixel_shuffle(self.out(mixed), 2)[:, 0]
+
+
+def _larger(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
+    """Maps (n, c, h, w) smoothed by a Gaussian of ``sigma`` pixels; wide ones at a lower resolution."""
+    if sigma >= 2:
+        factor = 2 ** int(math.log2(sigma))
+        height, width = maps.shape[-2:]
+        padded = F.pad(maps, (0, -width % factor, 0, -height % factor), mode="replicate")
+        small = gaussian_blur(F.avg_pool2d(padded, factor), sigma / factor)
+        large = F.interpolate(small, scale_factor=factor, mode="bilinear", align_corners=False)
+        return large[..., :height, :width]
+    radius = int(3 * sigma + 0.5)
+    weights = torch.exp(-(torch.arange(-radius, radius + 1).to(maps) ** 2) / (2 * sigma**2))
+    weights = (weights / weights.sum()).expand(maps.shape[1], 1, 1, -1)
+    for kernel, pad in ((weights, (radius, radius, 0, 0)), (weights.transpose(2, 3), (0, 0, radius, radius))):
+        maps = F.conv2d(F.pad(maps, pad, mode="replicate"), kernel, groups=maps.shape[1])
+    return maps
+
+
+def pixel_channels(pictures: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Eight numbers a pixel (n, 8, h, w), each relative to the picture's own median and spread, no unit.
+
+    Light against its surroundings at three scales, gradient, local contrast at two scales, colour in two opponents.
+
+    Args:
+        pictures: RGB, uint8, shape (n, 3, h, w).
+        valid: Bool (n, h, w): pixels that count for median and spread; None takes all.
+    """
+    colour = pictures.float() / 255
+    light = colour.mean(1, keepdim=True)
+    channels = []
+    for sigma in (2, 6, 20):
+        channels.append(_standard(light - gaussian_blur(light, sigma), valid, floor=0.004))
+    smooth = gaussian_blur(light, 1.0)
+    across = F.pad(smooth.diff(dim=-1), (0, 1, 0, 0))
+    down = F.pad(smooth.diff(dim=-2), (0, 0, 0, 1))
+    channels.append(_log_relative((across**2 + down**2).sqrt() + 0.002, valid))
+    for sigma in (2.5, 8):
+        contrast = gaussian_blur((light - gaussian_blur(light, sigma)) ** 2, sigma).sqrt() + 0.003
+        channels.append(1.5 * _log_relative(contrast, valid))
+    red, green, blue = colour.split(1, dim=1)
+    for opponent in (red - green, blue - (red + green) / 2):
+        opponent = gaussian_blur(opponent, 0.8)
+        opponent = opponent - 0.5 * gaussian_blur(opponent, 40)
+        channels.append(_standard(opponent, valid, floor=0.012))
+    return torch.cat(channels, 1)
+
+
+def _standard(values: Tensor, valid: Tensor | None, *, floor: float) -> Tensor:
+    """Deviation from the median in spreads of the picture, squashed: spikes of any height stay finite."""
+    values = values - _median(values, valid)
+    spread = (_median(values.abs(), valid) * 1.48).clamp(min=floor)
+    return torch.asinh(values / spread)
+
+
+def _log_relative(values: Tensor, valid: Tensor | None) -> Tensor:
+    return (values / _median(values, valid)).log()
+
+
+def _median(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Median (n, 1, 1, 1) of every ninth pixel that is valid, of values (n, 1, h, w)."""
+    sampled = values[:, 0, ::3, ::3].flatten(1)
+    if valid is not None:
+        chosen = valid[:, ::3, ::3].flatten(1)
+        sampled = sampled.masked_fill(~chosen, torch.nan)
+    return sampled.nanmedian(1).values.view(-1, 1, 1, 1)
+
+
+def distance_channels(own: Tensor, reference: Tensor | None, *, valid: Tensor | None = None) -> Tensor:
+    """Distance maps as the head reads them: the log of each over its median in the picture, and a flag.
+
+    Args:
+        own: Of `references.own_distances`, shape (3 * blocks, h, w).
+        reference: Of `References.distances`, shape (blocks, h, w); None where the picture stands alone.
+        valid: Bool (h, w): patches that count for the medians; None takes all.
+
+    Returns:
+        Shape (4 * blocks + 1, h, w); without references their channels and the flag, the last channel, are 0.
+    """
+    maps = own if reference is None else torch.cat([own, reference])
+    chosen = maps.flatten(1) if valid is None else maps[:, valid]
+    medians = chosen.median(1).values.clamp(min=1e-6)[:, None, None]
+    relative = (maps.clamp(min=1e-6) / medians).log()
+    missing = relative.new_zeros(0 if reference is not None else len(own) // 3, *relative.shape[1:])
+    return torch.cat([relative, missing, torch.full_like(relative[:1], float(reference is not None))])
+
+
+def cells_of(width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of the cells of an input of that many pixels."""
+    return max(1, round(height / CELL)), max(1, round(width / CELL))
+
+
+def on_cells(channels: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Channels (c, h, w) of the patch grid on the grid of cells, (c, rows, columns)."""
+    if channels.shape[1:] == cells:
+        return channels
+    return F.interpolate(channels[None], cells, mode="bilinear", align_corners=False)[0]
+
+
+def fine_picture(picture: Image.Image, cells: tuple[int, int]) -> Tensor:
+    """The picture as `pixel_channels` wants it, uint8 (3, 8 rows, 8 columns)."""
+    size = FINE * cells[1], FINE * cells[0]
+    return pil_to_tensor(picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC))
+
+
+def defect_logits(head: DefectHead, distances: Tensor, pixels: Tensor) -> Tensor:
+    """The head's map (n, 8 h, 8 w), smoothed by a pixel, with half the mean log distance added: not calibrated.
+
+    ``distances`` (n, channels, h, w) on cells; ``pixels`` (n, 8, 8 h, 8 w).
+    """
+    smooth = gaussian_blur(head(distances, pixels)[:, None], 1.0)
+    blocks, present = distances.shape[1] // 4, distances[:, -1:]
+    mean = distances[:, :-1].sum(1, keepdim=True) / (3 * blocks + blocks * present)
+    return (smooth + 0.5 * F.interpolate(mean, smooth.shape[-2:], mode="bilinear", align_corners=False))[:, 0]
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a head's file says beside its weights."""
+
+    tokens: str  # digest of the backbone up to the last block that it reads, see `Backbone.digest_up_to`
+    blocks: tuple[int, ...]  # of the backbone, from 0
+    slope: float  # probability = sigmoid(slope * logit + offset)
+    offset: float
+    outline: float  # probability from which on a pixel belongs to a region
+    verdict: dict[str, dict[str, Any]]  # by references and false alarm rate: threshold of a picture's score, interval
+    made: dict[str, Any]  # recipe, data, licences, date, validation figures
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained head and what its file says."""
+
+    network: DefectHead
+    facts: HeadFacts
+
+    @torch.inference_mode()
+    def probabilities(self, distances: Tensor, pixels: Tensor) -> np.ndarray:
+        """Calibrated map (8 h, 8 w), float32, of `distance_channels` (c, h, w) on cells and `pixel_channels`."""
+        logits = defect_logits(self.network, distances[None], pixels)[0]
+        return torch.sigmoid(self.facts.slope * logits + self.facts.offset).numpy()
+
+
+def save_head(head: Head, file: Path) -> Path:
+    """Writes weights in float16 and facts as metadata, safetensors."""
+    weights = {name: tensor.half().contiguous() for name, tensor in head.network.state_dict().items()}
+    with whole_file(file) as stream:
+        stream.write(save(weights, {"head": json.dumps(asdict(head.facts))}))
+    return Path(file)
+
+
+def find_head(backbone: Backbone, folder: Path | None = None) -> Head | None:
+    """The head in a folder (default: ``models/heads``) that was trained on these very tokens, or None."""
+    for file in sorted((folder or paths.heads).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as content:
+            said = json.loads(content.metadata()["head"])
+            facts = HeadFacts(**said | {"blocks": tuple(said["blocks"])})
+            if max(facts.blocks) < backbone.depth and facts.tokens == backbone.digest_up_to(max(facts.blocks)):
+                network = DefectHead(len(facts.blocks))
+                network.load_state_dict({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
+                return Head(network.eval(), facts)
+    return None
