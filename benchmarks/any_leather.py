@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm import tqdm
@@ -45,7 +44,7 @@ from src.localisation.encoder import TILE, Encoder, camera_zoom
 from src.localisation.evaluation import localisation_metrics
 from src.localisation.head import CELL, FINE, Head, find_head
 from src.localisation.localise import Detector, Localisation, evaluated_map, localise, read_tokens
-from src.localisation.pixel_metrics import pixel_metrics
+from src.localisation.pixel_metrics import histogram_figures, pixel_metrics, score_histograms
 from src.localisation.regions import Thresholds, judge_map
 from src.localisation.thresholds import folder_detector, make_encoder, normals_detector, zero_shot_detector
 from src.metrics import bootstrap_interval
@@ -53,7 +52,6 @@ from src.metrics import bootstrap_interval
 VERSION = 1  # raise it whenever the same images, weights and head give other figures
 ALONE, AMONG, SHOTS = "zero-shot", "unlabelled-folder", (1, 2, 4)
 OWN, NONE = "own distances", Thresholds(np.inf, np.inf, "none")
-BINS = 2048
 PAIRED = {"pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 FIGURES = PAIRED | {f"gain_{name}": f"gain in {title}" for name, title in PAIRED.items()}
 FIGURES |= {
@@ -161,41 +159,14 @@ VIEWS = {f"{ALONE}-turned": turned, f"{ALONE}-shifted": shifted}
 
 def gains(maps: np.ndarray, others: np.ndarray, masks: np.ndarray) -> dict[str, float | list[float]]:
     """How much better maps (n, h, w) are than others of the same images, with 95 % intervals by drawing images."""
-    counts, found = [histograms(maps, masks), histograms(others, masks)], {}
+    counts, found = [score_histograms(maps, masks), score_histograms(others, masks)], {}
     for name in PAIRED:
 
         def gain(ours: np.ndarray, theirs: np.ndarray, name: str = name) -> float:
-            return figures_of(ours)[name] - figures_of(theirs)[name]
+            return histogram_figures(ours.sum(0))[name] - histogram_figures(theirs.sum(0))[name]
 
         found |= {f"gain_{name}": gain(*counts), f"gain_{name}_interval": bootstrap_interval(gain, *counts)}
     return found
-
-
-def histograms(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Defective pixels, normal pixels and overlap with regions in bins of scores, the highest first: (n, 3, bins)."""
-    steps = np.linspace(0, 1, BINS)[1:-1]
-    edges = np.unique([np.quantile(maps[masks], steps), np.quantile(maps[~masks], steps)])
-    counts = np.empty((len(maps), 3, len(edges) + 1))
-    for image, mask, row in zip(maps, masks, counts, strict=True):
-        bins = len(edges) - np.searchsorted(edges, image.ravel(), side="right")
-        regions, _ = ndimage.label(mask, np.ones((3, 3)))
-        overlap = mask / np.bincount(regions.ravel(), minlength=1)[regions]  # 1 / size inside regions
-        row[:] = [np.bincount(bins, part.ravel(), minlength=len(edges) + 1) for part in (mask, ~mask, overlap)]
-    return counts
-
-
-def figures_of(counts: np.ndarray) -> dict[str, float]:
-    """``pixel_ap`` and ``aupro_30`` of `histograms` of some images."""
-    hits, false, overlap = np.cumsum(counts.sum(0), axis=1)
-    if not hits[-1] or not false[-1]:
-        raise ValueError("no defective or no normal pixels in these images")
-    steps = np.linspace(0, 0.3, 601)
-    reached = np.interp(steps, np.append(0, false / false[-1]), np.append(0, overlap / overlap[-1]))
-    precision = hits / np.maximum(hits + false, 1)
-    return {
-        "pixel_ap": float(np.sum(np.diff(hits / hits[-1], prepend=0) * precision)),
-        "aupro_30": float(np.trapezoid(reached, steps) / 0.3),
-    }
 
 
 def study_classes(

@@ -14,9 +14,7 @@ from benchmarks.any_leather import (
     OWN,
     VIEWS,
     areas,
-    figures_of,
     gains,
-    histograms,
     main,
     markdown,
     study_classes,
@@ -33,11 +31,6 @@ def maps_and_masks():
     generator, masks = np.random.default_rng(0), np.zeros((8, 40, 40), bool)
     masks[:5, 4:16, 8:30] = masks[2:5, 30:36, 2:9] = True
     return np.float32(generator.normal(size=masks.shape) + 1.5 * masks), masks
-
-
-def test_histograms_keep_the_figures(maps_and_masks):
-    exact, binned = pixel_metrics(*maps_and_masks), figures_of(histograms(*maps_and_masks))
-    assert binned == {name: pytest.approx(exact[name], abs=2e-3) for name in ("pixel_ap", "aupro_30")}
 
 
 def test_gains_are_paired(maps_and_masks):

@@ -11,9 +11,11 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from src.localisation.pixel_metrics import (
     best_pixel_threshold,
+    histogram_figures,
     pixel_average_precision,
     pixel_intervals,
     pixel_metrics,
+    score_histograms,
     threshold_metrics,
 )
 
@@ -196,3 +198,11 @@ def test_a_whole_test_set_takes_seconds():
 def test_unusable_maps_are_refused(function, maps, masks, message):
     with pytest.raises(ValueError, match=message):
         function(maps, masks)
+
+
+def test_histograms_keep_the_figures():
+    generator, masks = np.random.default_rng(0), np.zeros((8, 40, 40), bool)
+    masks[:5, 4:16, 8:30] = masks[2:5, 30:36, 2:9] = True
+    maps = generator.normal(size=masks.shape) + 1.5 * masks
+    binned = histogram_figures(score_histograms(maps, masks).sum(0))
+    assert binned == {name: pytest.approx(value, abs=2e-3) for name, value in pixel_metrics(maps, masks).items()}
