@@ -38,6 +38,7 @@ def report():
 
 
 def test_files_are_written_and_say_the_same(report, tmp_path):
+    plt.close("all")
     written = write_baselines(report, tmp_path)
     assert [path.name for path in written] == [
         "baselines.json",
