@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -42,7 +40,7 @@ from src.data.tables import class_root, classes_of, index_images, index_mvtec
 from src.files import file_digest, file_identity, identity_of, write_json
 from src.localisation.encoder import TILE, Encoder, camera_zoom
 from src.localisation.evaluation import localisation_metrics
-from src.localisation.head import CELL, FINE, Head, find_head
+from src.localisation.head import CELL, FINE, Head, load_head
 from src.localisation.localise import Detector, Localisation, evaluated_map, localise, read_tokens
 from src.localisation.pixel_metrics import histogram_figures, pixel_metrics, score_histograms
 from src.localisation.regions import Thresholds, judge_map
@@ -65,9 +63,8 @@ SCORES = {"score": "verdict's score", "mean": "mean of the map"}
 
 def read_head(file: Path, backbone: Backbone) -> Head:
     """The head of a file; ValueError if it was made for other tokens."""
-    with tempfile.TemporaryDirectory() as folder:
-        if (head := find_head(backbone, Path(shutil.copy(file, folder)).parent)) is None:
-            raise ValueError(f"{file} is no head for {backbone.weights}; give the weights that it was trained with")
+    if (head := load_head(file, backbone)) is None:
+        raise ValueError(f"{file} is no head for {backbone.weights}; give the weights that it was trained with")
     return head
 
 

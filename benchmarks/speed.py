@@ -118,9 +118,9 @@ def steps_of(encoder: Encoder, detectors: list[Detector], chosen: list[str]) -> 
         steps[f"bare, blocks that are read / {count}"] = lambda n=count: bare(n, False)
         steps[f"bare, whole / {count}"] = lambda n=count: bare(n, True)
     pairs = list(zip(pictures, tokens, strict=True))
-    for name, detector in ((each.protocol, each) for each in detectors):
-        steps[f"map, {name}"] = lambda d=detector: [d.anomaly_map(*each) for each in pairs]
-        steps[f"end to end, {name}"] = lambda d=detector: [d.judge(load_image(path)) for path in chosen]
+    for detector in detectors:
+        steps[f"map, {detector.protocol}"] = lambda d=detector: [d.anomaly_map(*each) for each in pairs]
+        steps[f"end to end, {detector.protocol}"] = lambda d=detector: [d.judge(load_image(path)) for path in chosen]
     return steps
 
 

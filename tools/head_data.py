@@ -40,10 +40,16 @@ def read_textures(folder: Path, boxes: Path) -> pd.DataFrame:
     """A row a texture: ``path``, ``file``, ``copy_of``; ``boxed`` if ``boxes`` (file, left, ...) lists its name."""
     paths = sorted(path for path in folder.rglob("*") if is_picture(path))
     table = pd.DataFrame({"path": map(str, paths), "file": [path.relative_to(folder).as_posix() for path in paths]})
-    listed = boxes.stem.removesuffix("_boxes") + "/" + pd.read_csv(boxes, dtype={"file": str})["file"]
+    listed = read_boxes(boxes)["file"]
     pairs = near_duplicates(table, same_colour=np.inf)
     copies = copy_groups(table["file"], pairs[pairs["correlation"] >= ALIKE])
     return table.assign(copy_of=copies, boxed=table["file"].isin(listed))
+
+
+def read_boxes(boxes: Path) -> pd.DataFrame:
+    """The rows of ``<folder>_boxes.csv``, with ``file`` as `read_textures` has it."""
+    listed = pd.read_csv(boxes, dtype={"file": str})
+    return listed.assign(file=boxes.stem.removesuffix("_boxes") + "/" + listed["file"])
 
 
 def draw_validation(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
@@ -110,8 +116,7 @@ def painted_examples(
 
 def boxed_examples(groups: list[pd.DataFrame], encoder: Encoder, folder: Path, boxes: Path) -> Examples:
     """Real pictures; the label is 1 inside the boxes of their defects."""
-    listed = pd.read_csv(boxes, dtype={"file": str})
-    listed["file"] = boxes.stem.removesuffix("_boxes") + "/" + listed["file"]
+    listed = read_boxes(boxes)
 
     def read(number: int, rows: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for row in rows.itertuples():

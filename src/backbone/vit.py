@@ -60,11 +60,7 @@ class Backbone:
 
         Files of one network at another precision or for another input size, or with other last blocks, share it.
         """
-        digest = hashlib.sha256()
-        for part in (self.network.patch_embed, *self.network.blocks[: block + 1]):
-            for name, tensor in part.state_dict().items():
-                digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.network.patch_embed, *self.network.blocks[: block + 1], dtype=torch.float16)
 
     @torch.inference_mode()
     def tokens(self, images: Tensor, *, blocks: tuple[int, ...]) -> list[Tensor]:
@@ -188,12 +184,12 @@ def _create(name: str, file: Path | None, *, pretrained: bool, image_size: int |
     return network
 
 
-def weights_digest(network: nn.Module) -> str:
-    """SHA-256 of all names and values of a network's state, as hexadecimal text."""
+def weights_digest(*modules: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """SHA-256 of all names and values of the states of modules, as they are or at another precision, as hexadecimal."""
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    for name, tensor in (item for module in modules for item in module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().to(dtype or tensor.dtype).contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

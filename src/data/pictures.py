@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,28 +31,31 @@ def load_image(path: Path) -> Image.Image:
 
     Raises UnreadableImageError if the file is missing, no image, truncated, or larger than 178 megapixels.
     """
-    path = Path(path)
+    with _opened(path) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Width and height as stored, from the file's header alone; raises as `load_image`."""
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image file of which only the header has been read; what fails until the end is an UnreadableImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked below
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                yield image
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(
             f"cannot read the image {path}: {error}. Replace it by a good copy or remove it from the folder."
         ) from error
-
-
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """Width and height as stored, from the file's header alone; UnreadableImageError as `load_image`."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UnreadableImageError(f"cannot read the image {path}: {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -48,9 +48,7 @@ class Encoder:
         """
         patch, (width, height) = self.backbone.patch, self.input_size(picture)
         if max(width, height) <= WHOLE:
-            return F.normalize(
-                self._read([picture.resize((width, height), Image.Resampling.BICUBIC)])[0], dim=-1
-            ).half()
+            return self._read([picture.resize((width, height), Image.Resampling.BICUBIC)])[0].half()
         wide, high = (min(TILE // patch, side // patch) for side in (width, height))
         places = list(product(_starts(height // patch, high), _starts(width // patch, wide)))
         across, down = picture.width / width * patch, picture.height / height * patch  # picture pixels a patch
@@ -71,7 +69,7 @@ class Encoder:
         return halves
 
     def _read(self, images: list[Image.Image]) -> Tensor:
-        """Tokens (n, blocks, h, w, d), float32, of images of one size; of unit length where tiles will be blended."""
+        """Tokens (n, blocks, h, w, d), float32, of unit length, of images of one size."""
         batch = torch.stack([self._normalise(image) for image in images]).to(self.backbone.device)
         tokens = torch.stack(self.backbone.tokens(batch, blocks=self.blocks), dim=1)
         return F.normalize(tokens.permute(0, 1, 3, 4, 2), dim=-1).cpu()

@@ -225,12 +225,17 @@ def save_head(head: Head, file: Path) -> Path:
 
 def find_head(backbone: Backbone, folder: Path | None = None) -> Head | None:
     """The head in a folder (default: ``models/heads``) that was trained on these very tokens, or None."""
-    for file in sorted((folder or paths.heads).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as content:
-            said = json.loads(content.metadata()["head"])
-            facts = HeadFacts(**said | {"blocks": tuple(said["blocks"])})
-            if max(facts.blocks) < backbone.depth and facts.tokens == backbone.digest_up_to(max(facts.blocks)):
-                network = DefectHead(len(facts.blocks))
-                network.load_state_dict({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
-                return Head(network.eval(), facts)
-    return None
+    heads = (load_head(file, backbone) for file in sorted((folder or paths.heads).glob("*.safetensors")))
+    return next((head for head in heads if head), None)
+
+
+def load_head(file: Path, backbone: Backbone) -> Head | None:
+    """The head of a file, or None if it was trained on other tokens."""
+    with safe_open(file, framework="pt") as content:
+        said = json.loads(content.metadata()["head"])
+        facts = HeadFacts(**said | {"blocks": tuple(said["blocks"])})
+        if max(facts.blocks) >= backbone.depth or facts.tokens != backbone.digest_up_to(max(facts.blocks)):
+            return None
+        network = DefectHead(len(facts.blocks))
+        network.load_state_dict({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
+        return Head(network.eval(), facts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 from scipy import ndimage
 
@@ -17,9 +19,7 @@ def pixel_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     """
     maps, masks = _checked_maps(maps, masks)
     order, ends, hits = _passed(maps, masks)
-    weights, regions = _region_weights(masks)
-    overlap = np.cumsum(weights.ravel()[order])[ends] / regions.sum()
-    return _figures(hits, ends + 1 - hits, overlap)
+    return _figures(hits, ends + 1 - hits, np.cumsum(_region_weights(masks).ravel()[order])[ends])
 
 
 def pixel_intervals(
@@ -35,9 +35,8 @@ def pixel_intervals(
     generator, draws = np.random.default_rng(seed), []
     for _ in range(repeats):
         times = np.bincount(generator.integers(0, len(maps), len(maps)), minlength=len(maps))
-        drawn = np.tensordot(times, counts, 1)
-        if drawn[:2].any(axis=1).all():  # else there is no defect in the draw
-            draws.append(histogram_figures(drawn) | _at_threshold(*(times @ sums)))
+        with suppress(ValueError):  # there may be no defect in the draw
+            draws.append(histogram_figures(np.tensordot(times, counts, 1)) | _at_threshold(*(times @ sums)))
     low, high = np.percentile([list(figures.values()) for figures in draws], [2.5, 97.5], axis=0)
     return {name: [float(a), float(b)] for name, a, b in zip(draws[0], low, high, strict=True)}
 
@@ -51,9 +50,8 @@ def score_histograms(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     maps, masks = _checked_maps(maps, masks)
     steps = np.linspace(0, 1, BINS // 2 + 1)[1:-1]
     edges = np.unique([np.quantile(maps[masks], steps), np.quantile(maps[~masks], steps)])
-    weights, _ = _region_weights(masks)
     counts = np.empty((len(maps), 3, len(edges) + 1))
-    for image, mask, weight, row in zip(maps, masks, weights, counts, strict=True):
+    for image, mask, weight, row in zip(maps, masks, _region_weights(masks), counts, strict=True):
         bins = len(edges) - np.searchsorted(edges, image.ravel(), side="right")
         for column, share in enumerate((mask, ~mask, weight)):
             row[column] = np.bincount(bins, share.ravel(), minlength=len(edges) + 1)
@@ -61,9 +59,13 @@ def score_histograms(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def histogram_figures(counts: np.ndarray) -> dict[str, float]:
-    """The figures of `pixel_metrics` from the summed `score_histograms` (3, bins) of images with a defect."""
-    hits, false, overlap = np.cumsum(counts, axis=1)
-    return _figures(hits, false, overlap / overlap[-1])
+    """The figures of `pixel_metrics` from the summed `score_histograms` (3, bins) of some images.
+
+    Raises ValueError if these have only one kind of pixel.
+    """
+    if not counts[:2].any(axis=1).all():
+        raise ValueError("the images hold only one kind of pixel; both defective and normal ones are needed")
+    return _figures(*np.cumsum(counts, axis=1))
 
 
 def threshold_metrics(maps: np.ndarray, masks: np.ndarray, *, threshold: float) -> dict[str, float]:
@@ -95,13 +97,13 @@ def _passed(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _figures(hits: np.ndarray, false: np.ndarray, overlap: np.ndarray) -> dict[str, float]:
-    """Figures of the curves of defective and normal pixels passed, and mean overlap, as the threshold falls."""
+    """Figures of the curves of defective and normal pixels passed, and overlap with regions, as the threshold falls."""
     false_rate = false / false[-1]
     return {
         "pixel_auroc": _area(false_rate, hits / hits[-1], 1.0),
         "pixel_ap": _average_precision(hits, false),
         "pixel_f1_max": float((2 * hits / (hits + false + hits[-1])).max()),
-        "aupro_30": _area(false_rate, overlap, 0.3) / 0.3,
+        "aupro_30": _area(false_rate, overlap / overlap[-1], 0.3) / 0.3,
     }
 
 
@@ -114,14 +116,14 @@ def _at_threshold(both: float, marked: float, defective: float) -> dict[str, flo
     return {"pixel_f1_at_threshold": float(f1), "iou_at_threshold": float(iou)}
 
 
-def _region_weights(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """1 / size of the pixel's region inside regions, 0 outside, shape (n, h, w); the number of regions, shape (n,)."""
-    weights, regions = np.zeros(masks.shape), np.zeros(len(masks), dtype=int)
-    for number, (mask, weight) in enumerate(zip(masks, weights, strict=True)):
-        labels, regions[number] = ndimage.label(mask, structure=np.ones((3, 3)))
+def _region_weights(masks: np.ndarray) -> np.ndarray:
+    """1 / size of the pixel's region inside regions, 0 outside, shape (n, h, w): their sum is the number of regions."""
+    weights = np.zeros(masks.shape)
+    for mask, weight in zip(masks, weights, strict=True):
+        labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
         sizes = np.bincount(labels.ravel())
         weight[mask] = 1 / sizes[labels[mask]]
-    return weights, regions
+    return weights
 
 
 def _area(x: np.ndarray, y: np.ndarray, limit: float) -> float:

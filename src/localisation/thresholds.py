@@ -50,11 +50,7 @@ def references_of(tokens: list[Tensor], *, are_normal: bool, seed: int = 0) -> R
 def zero_shot_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Image]) -> Detector:
     """Compares each picture with itself alone. ``pictures`` set the thresholds where there is no head."""
     detector = Detector("zero-shot", encoder, None, head)
-    if head:
-        return _ready(detector, _operating_point(head, "own"))
-    return _ready(
-        detector, painted_thresholds(detector, pictures, [encoder.tokens(each) for each in pictures], normal=False)
-    )
+    return _ready(detector, _operating_point(head, "own") if head else painted_thresholds(detector, pictures))
 
 
 def folder_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Image], tokens: list[Tensor]) -> Detector:
@@ -63,9 +59,7 @@ def folder_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Im
     pictures, tokens = [pictures[number] for number in chosen], [tokens[number] for number in chosen]
     references = references_of(tokens, are_normal=False)
     detector = Detector("unlabelled-folder", encoder, references, head)
-    if head:
-        return _ready(detector, _operating_point(head, "folder"))
-    return _ready(detector, painted_thresholds(detector, pictures, tokens, normal=False))
+    return _ready(detector, _operating_point(head, "folder") if head else painted_thresholds(detector, pictures))
 
 
 def normals_detector(
@@ -83,7 +77,7 @@ def normals_detector(
     detector = Detector(protocol, encoder, references_of(tokens, are_normal=True, seed=seed), head)
     detector = replace(detector, facts={"normal_images": len(pictures), "seed": seed})
     if head is None:
-        return _ready(detector, painted_thresholds(detector, chosen, tokens, normal=True))
+        return _ready(detector, painted_thresholds(detector, chosen, normals=tokens))
     shipped = _operating_point(head, "normals")
     highest = max(held_out_scores(detector, chosen, tokens, shipped.outline), default=0.0)
     if highest > shipped.verdict:
@@ -99,35 +93,38 @@ def held_out_scores(
     detector: Detector, pictures: list[Image.Image], tokens: list[Tensor], outline: float
 ) -> list[float]:
     """Scores of some reference pictures, evenly spread, each judged by the others; a single one is judged alone."""
-    numbers = np.unique(np.linspace(0, len(pictures) - 1, HELD_OUT).round().astype(int)).tolist()
-    if len(pictures) == 1:
-        detector = replace(detector, references=None)
+    detector, numbers = _held_out(detector, len(pictures))
     maps = [detector.anomaly_map(pictures[n], tokens[n], without=n) for n in numbers]
     return [judge_map(values, Thresholds(outline, np.inf, "")).score for values in maps]
 
 
+def _held_out(detector: Detector, count: int) -> tuple[Detector, list[int]]:
+    """Which of so many reference pictures are judged by the others, and by what: a single one is judged alone."""
+    numbers = np.unique(np.linspace(0, count - 1, HELD_OUT).round().astype(int)).tolist()
+    return replace(detector, references=None) if count == 1 else detector, numbers
+
+
 def painted_thresholds(
-    detector: Detector, pictures: list[Image.Image], tokens: list[Tensor], *, normal: bool
+    detector: Detector, pictures: list[Image.Image], *, normals: list[Tensor] | None = None
 ) -> Thresholds:
     """For plain distances: the outline of highest F1 on defects painted on these pictures, each judged by the others.
 
-    The verdict is at the outline, or at the highest score of the pictures where these are normal and it is higher.
+    The verdict is at the outline, or at the highest score of the pictures if it is higher and they are normal;
+    ``normals`` are their tokens then.
     """
-    numbers = np.unique(np.linspace(0, len(pictures) - 1, HELD_OUT).round().astype(int)).tolist()
-    alone = len(pictures) == 1 or detector.references is None
-    judge = replace(detector, references=None) if alone else detector
+    judge, numbers = _held_out(detector, len(pictures))
     maps, masks, generator = [], [], np.random.default_rng(0)
     for number in tqdm(numbers, desc="painted defects", unit="img"):
         for _ in range(math.ceil(PAINTED / len(numbers))):
             pixels, mask = add_defect(np.asarray(pictures[number]), generator)
             painted = Image.fromarray(pixels)
-            values = judge.anomaly_map(painted, detector.encoder.tokens(painted), without=None if alone else number)
+            values = judge.anomaly_map(painted, detector.encoder.tokens(painted), without=number)
             maps.append(evaluated_map(values))
             masks.append(evaluated_mask(mask.astype(bool)))
     outline = best_pixel_threshold(np.stack(maps), np.stack(masks))
     source, verdict = f"highest pixel F1 on {len(maps)} defects painted on {len(numbers)} pictures", outline
-    if normal:
-        verdict = max(verdict, *held_out_scores(detector, pictures, tokens, outline))
+    if normals is not None:
+        verdict = max(verdict, *held_out_scores(detector, pictures, normals, outline))
         verdict = float(np.nextafter(np.float32(verdict), np.float32(np.inf)))
         source += "; verdict: above the highest of the normal ones, each judged by the others"
     return Thresholds(outline, verdict, source)

@@ -39,6 +39,18 @@ def stop_at(monkeypatch):
 
 
 @pytest.fixture
+def interrupt_at(stop_at):
+    """A training that is interrupted at its loss of some number."""
+
+    def run(number, *arguments):
+        stop_at(number, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(*arguments)
+
+    return run
+
+
+@pytest.fixture
 def forbid_training(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a finished training computed something")
@@ -54,15 +66,13 @@ def compare(left, right):
 # At losses 2 and 10 gradients wait for the next step; 12 is the validation of epoch 2.
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("number", "same_object"), [(2, True), (10, True), (10, False), (12, False)])
-def test_interrupted_and_resumed_is_as_uninterrupted(table, config, tmp_path, stop_at, mode, number, same_object):
+def test_interrupted_and_resumed_is_as_uninterrupted(table, config, tmp_path, interrupt_at, mode, number, same_object):
     config = config.but(train_mode=mode, accumulate_batches=2)
     straight = fresh(config)
     wanted = train(straight, table, config, tmp_path / "straight")
 
     model = fresh(config)
-    stop_at(number, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        train(model, table, config, tmp_path / "broken")
+    interrupt_at(number, model, table, config, tmp_path / "broken")
     if number == 2:
         assert not changed(weights(fresh(config)), model)  # not half trained
     if not same_object:  # as after a restart; with the same object, as when the cell is run again
@@ -78,15 +88,13 @@ def test_interrupted_and_resumed_is_as_uninterrupted(table, config, tmp_path, st
 
 @pytest.mark.parametrize("number", [8, 14, 20])  # in epoch 2 of the head, and in epochs 1 and 2 of all weights
 @pytest.mark.parametrize("same_object", [True, False])
-def test_a_training_with_a_head_start_resumes_too(table, config, tmp_path, stop_at, number, same_object):
+def test_a_training_with_a_head_start_resumes_too(table, config, tmp_path, interrupt_at, number, same_object):
     # Features of several blocks are standardised, which must survive.
     config = config.but(accumulate_batches=2, feature_blocks=(1, 3), head_epochs=2)
     straight = fresh(config)
     wanted = train(straight, table, config, tmp_path / "straight")
     model = fresh(config)
-    stop_at(number, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        train(model, table, config, tmp_path / "broken")
+    interrupt_at(number, model, table, config, tmp_path / "broken")
     model = model if same_object else fresh(config)
     assert compare(train(model, table, config, tmp_path / "broken"), wanted)
     assert not changed(weights(straight), model)
@@ -236,18 +244,14 @@ def test_other_errors_are_not_called_a_lack_of_memory(table, config, tmp_path, s
         train(fresh(config), table, config, tmp_path)
 
 
-def test_float16_scaling_resumes_too(table, config, tmp_path, stop_at):
+def test_float16_scaling_resumes_too(table, config, tmp_path, interrupt_at):
     config, file = config.but(train_mode="head", precision="float16"), tmp_path / "models" / "tiny.training.pt"
     steps = []
     for number in (8, 8):  # in epoch 2, then in epoch 3
-        stop_at(number, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            train(fresh(config), table, config, tmp_path)
+        interrupt_at(number, fresh(config), table, config, tmp_path)
         steps.append(load_tensors(file)["scaler"]["_growth_tracker"])
     assert steps == [5, 10]  # batches since the scale last changed; float32 needs no scale
-    stop_at(8, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        train(fresh(config), table, config.but(precision="float32"), tmp_path / "float32")
+    interrupt_at(8, fresh(config), table, config.but(precision="float32"), tmp_path / "float32")
     assert load_tensors(tmp_path / "float32" / "models" / "tiny.training.pt")["scaler"] == {}
 
 
