@@ -99,12 +99,13 @@ def own_distances(tokens: Tensor, *, valid: Tensor | None = None, seed: int = 0)
     grid = torch.cartesian_prod(torch.arange(height), torch.arange(width))
     counts = [max(1, round(share * len(places))) for share in NEIGHBOURHOODS]
     means = torch.empty(blocks, len(counts), height * width)
-    for block, references in enumerate(rows.float()):
-        queries = tokens[block].flatten(0, 1)
-        for start in range(0, len(grid), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            near = (grid[part, None] - places).abs().amax(2) <= APART  # (queries, m)
-            distances = (1 - queries[part].float() @ references.T).masked_fill_(near, 9)
+    for start in range(0, len(grid), QUERIES_AT_ONCE):
+        part = slice(start, start + QUERIES_AT_ONCE)
+        apart = [(grid[part, None, axis] - places[:, axis]).abs() for axis in (0, 1)]
+        near = (apart[0] <= APART) & (apart[1] <= APART)  # (queries, m)
+        for block, references in enumerate(rows):
+            queries = tokens[block].flatten(0, 1)[part].float()
+            distances = (1 - queries @ references.float().T).masked_fill_(near, 9)
             ordered = torch.from_numpy(np.sort(distances.numpy(), axis=1))  # faster here than torch's or the lowest k
             for number, count in enumerate(counts):
                 means[block, number, part] = ordered[:, :count].mean(1)
