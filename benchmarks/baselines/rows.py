@@ -104,7 +104,7 @@ def table_rows(
 
 
 def honest_candidates(texture: pd.Index, tokens: pd.Index, seed: int) -> tuple[ClassifierMixin, ...]:
-    """What carried furthest over to unseen hides; ``references/experiments.md`` says what did not."""
+    """What carried furthest over to unseen hides; ``docs/experiments.md`` says what did not."""
 
     def on(columns: pd.Index, classifier: ClassifierMixin) -> Pipeline:
         return make_pipeline(ColumnTransformer([("scaled", StandardScaler(), list(columns))]), classifier)
