@@ -12,24 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from ..backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
+from ..classifier.checkpoints import load_checkpoint
+from ..classifier.model import ViTMultiClassClassifier
+from ..classifier.predict import trained_side
 from ..data.pictures import UnreadableImageError, load_image, load_mask, picture_size
 from ..files import load_tensors, save_tensors
-from ..localisation.encoder import TILE, camera_zoom
+from ..localisation.encoder import TILE, Encoder, camera_zoom
 from ..localisation.head import find_head
 from ..localisation.localise import Detector, leather_patches, without_table
 from ..localisation.references import ROWS, References, choose_pictures, gather, sample_rows
 from ..localisation.regions import Thresholds
 from ..localisation.thresholds import make_encoder, with_thresholds
+from .grade import read_rules
 from .judge import PROBLEMS, Judge, Read
 from .pictures import Found, find_masks
 
 LARGER = "vit_small_patch14_dinov2"  # the backbone that is meant by weights other than the shipped ones
-TRIAL = 3 * TILE  # px of the network's input: longest side of the picture on which time is measured
+TRIAL = 2 * TILE  # px of the network's input: longest side of the picture on which time is measured
 MODES = {"zero-shot": "each by itself", "unlabelled-folder": "each by the others", "normals": "by normal pictures"}
+PIECES = 4  # of a large picture, as large as the network's input, that give its references
 SEED = 0
 
 
@@ -54,6 +61,7 @@ def make_judge(found: Found, normals: Found | None, options: Options, *, kept: P
     Says what will be done with the pictures ``todo`` and how long it takes. Raises ValueError if nothing can be read,
     or a threshold is given where there is no head, and what `load_backbone` raises.
     """
+    rules, classifier = read_rules(options.rules), options.classifier and _classifier(options.classifier)
     name = options.backbone or (SHIPPED_ARCHITECTURE if options.weights == "shipped" else LARGER)
     backbone = load_backbone(name, options.weights)
     head = find_head(backbone)
@@ -76,7 +84,13 @@ def make_judge(found: Found, normals: Found | None, options: Options, *, kept: P
         was, wanted = detector.thresholds, options.threshold
         source = f"verdict as --threshold says; without it {was.verdict:.3f}, {was.source}"
         detector = replace(detector, thresholds=Thresholds(min(was.outline, wanted), wanted, source))
-    return Judge(detector, {} if normals else {one: number for number, one in enumerate(names)}, read)
+    numbers = {} if normals else {one: number for number, one in enumerate(names)}
+    return Judge(detector, numbers, read, classifier, options.mm_per_pixel and (options.mm_per_pixel, rules))
+
+
+def _classifier(file: Path) -> tuple[ViTMultiClassClassifier, int]:
+    model, content = load_checkpoint(file)
+    return model, trained_side(content)
 
 
 def _sizes(found: Found) -> dict[str, tuple[int, int]]:
@@ -107,6 +121,8 @@ def read_picture(
     """
     picture = load_image(path)
     if mask == "auto":
+        from .hide import leather_mask
+
         return picture, leather_mask(picture)
     if isinstance(mask, Path) and path not in masks:
         raise ValueError(f"{path} has no mask in {mask}; expected a picture of the same name, with any suffix")
@@ -153,10 +169,7 @@ def _compare(detector: Detector, pictures: dict[str, Path], read: Read) -> tuple
     compared = pictures if mode != "zero-shot" else {}
     for name, path in tqdm(compared.items(), desc="references", unit="img", disable=not compared):
         with contextlib.suppress(*PROBLEMS):  # in the report it has a row that says why
-            picture, leather = read(path)
-            tokens = encoder.tokens(without_table(picture, leather))
-            valid = leather_patches(leather, tokens)
-            rows[name] = sample_rows(tokens, each, seed=SEED + len(rows), valid=valid)[0]
+            rows[name] = _rows(encoder, *read(path), count=each, seed=SEED + len(rows))
     if mode == "normals" and not rows:
         raise ValueError(f"none of the {len(pictures)} normal pictures can be read, first {next(iter(pictures))}")
     if mode == "unlabelled-folder" and len(rows) < 2:
@@ -169,6 +182,24 @@ def _compare(detector: Detector, pictures: dict[str, Path], read: Read) -> tuple
     tokens = _Each(paths, lambda path: encoder.tokens(without_table(*read(path))))
     leathers = _Each(paths, lambda path: read(path)[1])
     return with_thresholds(replace(detector, protocol=mode), cleaned, tokens, leathers), list(rows)
+
+
+def _rows(encoder: Encoder, picture: Image.Image, leather: np.ndarray | None, *, count: int, seed: int) -> Tensor:
+    """Some patches (blocks, m, d) of a picture; of a large one only from some pieces, drawn where most is leather."""
+    generator, side, picture = np.random.default_rng(seed), round(TILE / encoder.zoom), without_table(picture, leather)
+    boxes = [(0, 0, *picture.size)]
+    if min(picture.size) >= side and math.prod(picture.size) > PIECES * side**2:
+        corners = generator.integers(0, np.array(picture.size) - side + 1, size=(8 * PIECES, 2)).tolist()
+        boxes = [(x, y, x + side, y + side) for x, y in corners]
+        if leather is not None:
+            boxes.sort(key=lambda box: -leather[box[1] : box[3], box[0] : box[2]].mean())
+    rows, boxes = [], boxes[:PIECES]
+    for box in boxes:
+        piece = None if leather is None else leather[box[1] : box[3], box[0] : box[2]]
+        tokens = encoder.tokens(picture.crop(box))
+        valid = leather_patches(piece, tokens)
+        rows.append(sample_rows(tokens, math.ceil(count / len(boxes)), seed=seed, valid=valid)[0])
+    return torch.cat(rows, dim=1)
 
 
 def _keep(detector: Detector, names: list[str], file: Path) -> None:

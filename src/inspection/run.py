@@ -18,12 +18,16 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..classifier.features import weights_identity
+from ..classifier.predict import honest_figure
 from ..config import paths
-from ..files import file_digest, identity_of, write_json
+from ..files import file_digest, identity_of, load_tensors, write_json
+from .export import safe_name, write_coco, write_hides
+from .grade import read_rules
 from .judge import Judge
 from .pictures import STAMP, Found, find_masks, find_pictures
 from .prepare import MODES, Options, engine_of, make_judge
 from .records import VERDICTS, PictureRecord
+from .report import write_page
 from .tables import read_record, write_record, write_tables
 
 INSPECTION_VERSION = 1  # raise it when the same pictures and settings no longer give the same report
@@ -47,18 +51,20 @@ def inspect(given: list[str], options: Options, *, output: Path | None = None) -
     normals = find_pictures([str(options.normals)], without=[output]) if options.normals else None
     print(found.about)
     with _run_folder(output, found.name, _stamp(found, normals, options)) as folder:
-        files = {name: folder / "pictures" / f"{number:06d}.json" for number, name in enumerate(found.pictures, 1)}
+        files = {name: folder / "pictures" / f"{safe_name(name)}.json" for name in found.pictures}
         todo = [name for name, file in files.items() if not file.is_file()]
         judge = make_judge(found, normals, options, kept=folder / "references.pt", todo=todo)
         with tqdm(total=len(files), initial=len(files) - len(todo), desc=found.name, unit="img") as progress:
             for name in todo:
-                overlay = folder / "overlays" / f"{files[name].stem}.jpg"
-                write_record(judge.judge(name, found.pictures[name], overlay), files[name])
+                write_record(judge.judge(name, found.pictures[name], folder / "overlays"), files[name])
                 progress.update()
         records = [read_record(file) for file in files.values()]
-        about = _about(judge, found, records, options)
+        about = _about(judge, found, records, options) | {"seconds": round(time.perf_counter() - started, 1)}
         write_tables(records, folder, threshold=judge.detector.thresholds.verdict)
-        write_json(about | {"seconds": round(time.perf_counter() - started, 1)}, folder / "inspection.json")
+        write_coco(records, folder / "annotations.json")
+        write_hides(records, folder / "hides", rules=read_rules(options.rules))
+        write_page(records, folder, about | {"photographs": found.root})
+        write_json(about, folder / "inspection.json")
     return folder, sum(not record.error for record in records)
 
 
@@ -138,7 +144,8 @@ def _about(judge: Judge, found: Found, records: list[PictureRecord], options: Op
         "unit": "probability of a defect" if judge.detector.head else "log of the distance over the picture's median",
         "scale": [0, judge.highest],
         "mm_per_pixel": options.mm_per_pixel,
-        "classifier": None,
+        "classifier": options.classifier
+        and {"model": options.classifier.name, "worth": honest_figure(load_tensors(options.classifier))},
         "options": {
             name: value and paths.relative(value) if isinstance(value, Path) else value
             for name, value in asdict(options).items()

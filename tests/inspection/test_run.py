@@ -10,6 +10,7 @@ from filelock import FileLock
 from PIL import Image
 
 from src.inspection import prepare, run
+from src.inspection.export import safe_name
 from src.inspection.prepare import Options
 from src.inspection.run import HeldError, inspect
 
@@ -62,7 +63,7 @@ def test_a_folder_becomes_tables_overlays_and_a_row_for_what_is_broken(leather, 
     of_first = regions[regions["file"] == "0.png"].iloc[0]
     middle = (of_first["left"] + of_first["right"]) / 2, (of_first["top"] + of_first["bottom"]) / 2
     assert middle == pytest.approx((44, 44), abs=12)  # px of the photograph, not of the map
-    with Image.open(folder / "overlays" / "000001.jpg") as overlay:
+    with Image.open(folder / "overlays" / f"{safe_name('0.png')}.jpg") as overlay:
         assert overlay.size == (96, 96)
 
 
