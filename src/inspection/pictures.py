@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config import paths
 from ..data.pictures import is_picture
 
 STAMP = "run.json"  # the file that makes a folder a run of an inspection
@@ -31,7 +32,7 @@ class Found:
     def about(self) -> str:
         """One line that says what was taken and left."""
         reasons = "; ".join(f"{count} left: {reason}" for reason, count in Counter(self.left.values()).items())
-        return f"{len(self.pictures):,} pictures in {self.root}" + (f" ({reasons})" if reasons else "")
+        return f"{len(self.pictures):,} pictures in {paths.relative(self.root)}" + (f" ({reasons})" if reasons else "")
 
 
 def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> Found:

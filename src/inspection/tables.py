@@ -73,7 +73,7 @@ def _picture_row(record: PictureRecord, threshold: float) -> dict[str, Any]:
     }
     if hide:
         row |= {"defect_area_mm2": hide.defect_area_mm2} | {name: getattr(hide, name) for name in HIDE_COLUMNS}
-    return row | {"error": record.error}
+    return row | {"overlay": record.overlay, "error": record.error}
 
 
 def _plain_cell(value: Any) -> Any:

@@ -89,33 +89,34 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(leather, netw
 
 def test_other_settings_and_another_list_get_a_number(leather, network, tmp_path):
     names = [
-        inspect([str(leather)], options, output=tmp_path)[0].name for options in (Options(), Options(threshold=0.9))
+        inspect([str(leather)], options, output=tmp_path / "out")[0].name
+        for options in (Options(), Options(threshold=0.9))
     ]
     shutil.copy(leather / "5.png", leather / "6.png")
-    names += [inspect([str(leather)], Options(threshold=p), output=tmp_path)[0].name for p in (0.9, 0.8)]
+    names += [inspect([str(leather)], Options(threshold=p), output=tmp_path / "out")[0].name for p in (0.9, 0.8)]
     Image.new("RGB", (96, 96)).save(leather / "6.png")  # the same name, another picture
-    names += [inspect([str(leather)], Options(threshold=0.8), output=tmp_path)[0].name]
+    names += [inspect([str(leather)], Options(threshold=0.8), output=tmp_path / "out")[0].name]
     assert names == ["leather", "leather-2", "leather-3", "leather-4", "leather-5"]
 
 
 def test_the_second_process_says_who_is_at_work(leather, network, tmp_path):
-    inspect([str(leather)], Options(), output=tmp_path)
-    (tmp_path / ".leather.holder").write_text("process 7 on tannery", encoding="utf-8")
-    with FileLock(tmp_path / ".leather.lock"), pytest.raises(HeldError, match="process 7 on tannery"):
-        inspect([str(leather)], Options(), output=tmp_path)
+    inspect([str(leather)], Options(), output=tmp_path / "out")
+    (tmp_path / "out" / ".leather.holder").write_text("process 7 on tannery", encoding="utf-8")
+    with FileLock(tmp_path / "out" / ".leather.lock"), pytest.raises(HeldError, match="process 7 on tannery"):
+        inspect([str(leather)], Options(), output=tmp_path / "out")
 
 
 def test_normals_set_the_mode(leather, network, tmp_path):
     (leather / "normals").mkdir()
     for number in (4, 5):
         (leather / f"{number}.png").rename(leather / "normals" / f"{number}.png")
-    folder, judged = inspect([str(leather)], Options(normals=leather / "normals"), output=tmp_path)
+    folder, judged = inspect([str(leather)], Options(normals=leather / "normals"), output=tmp_path / "out")
     about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
     assert judged == 4 and about["mode"] == "by normal pictures" and about["facts"]["normal_images"] == 2
 
 
 def test_one_picture_is_judged_by_itself(leather, network, tmp_path):
-    folder, judged = inspect([str(leather / "0.png")], Options(threshold=0.99), output=tmp_path)
+    folder, judged = inspect([str(leather / "0.png")], Options(threshold=0.99), output=tmp_path / "out")
     about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
     assert judged == 1 and about["mode"] == "each by itself" and about["threshold"] == 0.99
     assert "--threshold" in about["source"]
@@ -123,7 +124,7 @@ def test_one_picture_is_judged_by_itself(leather, network, tmp_path):
 
 def test_a_threshold_needs_a_head(leather, plain, tmp_path):
     with pytest.raises(ValueError, match="no head"):
-        inspect([str(leather)], Options(threshold=0.5), output=tmp_path)
+        inspect([str(leather)], Options(threshold=0.5), output=tmp_path / "out")
 
 
 def test_masks_leave_the_table_out(leather, network, tmp_path):
@@ -132,7 +133,7 @@ def test_masks_leave_the_table_out(leather, network, tmp_path):
         mask[:, :60] = 255
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
-    folder, judged = inspect([str(leather)], Options(mask=tmp_path / "masks"), output=tmp_path)
+    folder, judged = inspect([str(leather)], Options(mask=tmp_path / "masks"), output=tmp_path / "out")
     table, regions = (pd.read_csv(folder / name) for name in ("inspection.csv", "regions.csv"))
     assert judged == 5 and "no mask" in table.set_index("file")["error"]["5.png"]
     assert (regions["right"] <= 60 + 2).all()
