@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -31,24 +30,19 @@ class CheckpointError(RuntimeError):
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Only one process at a time is in such a block for a path; others say who holds it, and wait."""
+    """Only one process at a time is in such a block for a path; others say that they wait."""
     file = Path(path).with_name(f".{Path(path).name}.lock")
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        with suppress(OSError):
-            log.warning(
-                "%s is being written by %s; waiting", path, file.read_text(encoding="utf-8") or "another process"
-            )
+        log.warning("another process is writing %s; waiting until it is done", path)
         lock.acquire()
     try:
-        with suppress(OSError):  # Windows and a full disk refuse; it is only told to those who wait
-            file.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # Windows removes no open file
             file.unlink()  # while it is held: who waits for the removed file notices and makes a new one
         lock.release()
 
@@ -99,19 +93,35 @@ def load_tensors(path: Path, *, remedy: str = AGAIN) -> dict[str, Any]:
     Raises CheckpointError, with the remedy, if the file cannot be read, its bytes do not fit a checksum that it or a
     SHA256SUMS beside it holds, or a tensor has values that are not finite.
     """
+    import torch
+    from safetensors.torch import load_file
+
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}; run 4.0.model-training.ipynb to make one")
-    try:
+    plain = [argparse.Namespace]  # timm's training keeps its options so
+    with fitting(path, remedy=remedy), torch.serialization.safe_globals(plain):
         _check_bytes(path)
-        content = _read_tensors(path)
+        is_torch = path.suffix != ".safetensors"
+        content = torch.load(path, map_location="cpu", weights_only=True) if is_torch else load_file(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not a dict")
         _check_values(content)
-    except Exception as error:  # zip, pickle and end-of-file errors have no common kind
+        return content
+
+
+@contextmanager
+def fitting(path: Path, *, remedy: str = AGAIN) -> Iterator[None]:
+    """What a file that is damaged, or has other keys and values, ends in becomes a CheckpointError that names it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # they have no common kind
         runs_code = "weights_only" in str(error)  # torch's advice to let it run is not passed on
-        reason = "it holds more than tensors and plain values, which may run code" if runs_code else error
+        reason = "it holds more than tensors and plain values, which may run code" if runs_code else repr(error)
         cause = None if runs_code else error
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}); {remedy}") from cause
-    return content
+        raise CheckpointError(f"{path} is damaged or does not fit ({reason}); {remedy}") from cause
 
 
 def _check_bytes(path: Path) -> None:
@@ -127,19 +137,6 @@ def _check_bytes(path: Path) -> None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
 
 
-def _read_tensors(path: Path) -> dict[str, Any]:
-    import torch
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # plain values; timm's training keeps its options so
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}, not a dict")
-    return content
-
-
 def _check_values(content: Any, name: object = "it") -> None:
     """Raises ValueError for a tensor with NaN or infinity, or one that claims more values than it has."""
     import torch
@@ -152,17 +149,6 @@ def _check_values(content: Any, name: object = "it") -> None:
     elif isinstance(content, dict | list | tuple):
         for key, part in content.items() if isinstance(content, dict) else enumerate(content):
             _check_values(part, key)
-
-
-@contextmanager
-def fitting(path: Path, *, remedy: str = AGAIN) -> Iterator[None]:
-    """What wrong keys and values of a file's content end in, in the block, becomes a CheckpointError that names it."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:  # they have no common kind
-        raise CheckpointError(f"{path} does not fit ({type(error).__name__}: {error}); {remedy}") from error
 
 
 def identity_of(*parts: object) -> str:

@@ -49,23 +49,18 @@ def check_fit(network: nn.Module, name: str, file: Path, state: dict[str, Tensor
     data = resolve_model_data_config(network)
     try:
         said = {key: value for key, value in _said_of(file).items() if key in ("mean", "std")}
-        unlike = [key for key, value in said.items() if not np.allclose(value, data[key], atol=1e-3)]
+        fits = all(np.allclose(value, data[key], atol=1e-3) for key, value in said.items())
     except Exception as error:  # whatever another project's JSON holds
         raise WeightsError(f"the mean or std in {file} or in config.json beside it cannot be read: {error}") from error
-    if unlike:
-        raise WeightsError(
-            f"{file} is for pictures of {said}, {name} for {data['mean']} and {data['std']}; name the backbone with "
-            "the tag of these weights, as in vit_base_patch16_224.mae"
-        )
+    if not fits:
+        advice = "name the backbone with the tag of these weights, as in vit_base_patch16_224.mae"
+        raise WeightsError(f"{file} is for pictures of {said}, {name} for {data['mean']} and {data['std']}; {advice}")
 
 
 def _said_of(file: Path) -> dict[str, Any]:
     """What the metadata of a safetensors file, and the hub's config.json beside a file, say of its pictures."""
-    said: dict[str, Any] = {}
+    said, config = {}, file.with_name("config.json")
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as content:
             said = {key: json.loads(text) for key, text in (content.metadata() or {}).items() if key in ("mean", "std")}
-    config = file.with_name("config.json")
-    if config.is_file():
-        said |= json.loads(config.read_text(encoding="utf-8")).get("pretrained_cfg", {})
-    return said
+    return said | (json.loads(config.read_bytes()).get("pretrained_cfg", {}) if config.is_file() else {})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +9,17 @@ import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 
 from ..config import Config
-from ..files import writing
 from .features import PictureDataset
 from .figures import CURVES, plot_confusion_matrix
 from .model import ViTMultiClassClassifier
 
 
-@contextmanager
-def open_log(folder: Path, *, first_epoch: int) -> Iterator[SummaryWriter]:
+def open_log(folder: Path, *, first_epoch: int) -> SummaryWriter:
     """A writer that goes on at ``first_epoch``; from epoch 1 on an earlier training's files are removed first."""
     if first_epoch == 1:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()  # two curves in one plot mislead
-    with writing(folder), SummaryWriter(folder, purge_step=first_epoch) as writer:
-        yield writer
+    return SummaryWriter(folder, purge_step=first_epoch)
 
 
 def write_images(writer: SummaryWriter, model: ViTMultiClassClassifier, table: pd.DataFrame) -> None:

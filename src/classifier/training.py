@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..backbone.device import autocast, choose_device, choose_precision, choose_workers
 from ..config import Config, paths
 from ..data.tables import picture_identities
-from ..files import alone, fitting, identity_of, load_tensors, save_tensors
+from ..files import alone, fitting, identity_of, load_tensors, save_tensors, writing
 from . import tensorboard
 from .features import PictureDataset, compute_features, load_batches, weights_identity
 from .model import ViTMultiClassClassifier, parameter_groups
@@ -144,7 +144,7 @@ class _Training:
             self._measure_spread()  # otherwise the head start has done it
         train, validation = self._dataset("train"), self._dataset("validation")
         epochs = tqdm(range(first, config.epochs + 1), "epochs", config.epochs, initial=first - 1, unit="epoch")
-        with tensorboard.open_log(log_folder, first_epoch=first) as writer, epochs:
+        with writing(log_folder), tensorboard.open_log(log_folder, first_epoch=first) as writer, epochs:
             if first == 1:
                 tensorboard.write_images(writer, model, self.table)
             for epoch in epochs:
