@@ -53,7 +53,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL or error.__cause__:  # with a cause it is from such a block
+        if error.errno not in FULL or error.__suppress_context__:  # set by "from": it says so already
             raise
         text = f"could not write {path}: {error.strerror}. Free some space on its disk and run again"
         raise OSError(error.errno, text) from error
