@@ -151,8 +151,8 @@ def test_a_disk_that_is_full_keeps_the_earlier_file(kept):
 def test_save_makes_the_folder_and_load_gives_the_same_values(tmp_path):
     content = {"rows": [{"loss": 0.5}], "tensor": torch.arange(3)}
     save_tensors(content, tmp_path / "a" / "b.pt")
-    found = load_tensors(tmp_path / "a" / "b.pt")
-    assert found["rows"] == content["rows"] and torch.equal(found["tensor"], content["tensor"])
+    loaded = load_tensors(tmp_path / "a" / "b.pt")
+    assert loaded["rows"] == content["rows"] and torch.equal(loaded["tensor"], content["tensor"])
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.pt"]
 
 
