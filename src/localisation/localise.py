@@ -156,5 +156,5 @@ def evaluated_mask(mask: np.ndarray) -> np.ndarray:
     larger = tuple(map(max, mask.shape[::-1], EVALUATION_SIZE))
     mask = np.asarray(Image.fromarray(mask).resize(larger, Image.Resampling.NEAREST))
     for axis, side in enumerate(EVALUATION_SIZE[::-1]):
-        mask = np.logical_or.reduceat(mask, np.arange(side) * mask.shape[axis] // side, axis=axis)
+        mask = np.logical_or.reduceat(mask, -(-np.arange(side) * mask.shape[axis] // side), axis=axis)
     return mask
