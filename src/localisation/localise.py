@@ -191,5 +191,9 @@ def evaluated_map(values: np.ndarray) -> np.ndarray:
 
 
 def evaluated_mask(mask: np.ndarray) -> np.ndarray:
-    """A mask as it is compared with maps: bool (256, 256)."""
-    return np.asarray(Image.fromarray(mask).resize(EVALUATION_SIZE, Image.Resampling.NEAREST))
+    """A mask as it is compared with maps: bool (256, 256), True where any of its pixels is: no small defect is lost."""
+    larger = tuple(map(max, mask.shape[::-1], EVALUATION_SIZE))
+    mask = np.asarray(Image.fromarray(mask).resize(larger, Image.Resampling.NEAREST))
+    for axis, side in enumerate(EVALUATION_SIZE[::-1]):
+        mask = np.logical_or.reduceat(mask, -(-np.arange(side) * mask.shape[axis] // side), axis=axis)
+    return mask
