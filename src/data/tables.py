@@ -206,7 +206,8 @@ def read_image_list(root: Path, file: Path) -> pd.DataFrame:
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"no list of pictures {file}. {AUDIT_FIRST}")
-    listed = read_text_table(file, COLUMNS, advice=AUDIT_FIRST).drop_duplicates("file").set_index("file")
+    listed = read_text_table(file, COLUMNS, advice=AUDIT_FIRST).dropna(subset=["file"]).set_index("file")
+    listed = listed[~listed.index.duplicated()]  # then another row is missing, or fits as well
     table = index_images(root)
     table["digest"] = digests(table["path"])
     was = listed.reindex(table["file"]).reset_index(drop=True)
