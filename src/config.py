@@ -123,10 +123,10 @@ HONEST = SAMPLE.but(run="honest", protocol="hide-5fold", feature_blocks=(2, 5, 8
 PRESETS = {"paper": PAPER, "small": SMALL, "sample": SAMPLE, "honest": HONEST}
 
 
-def run_config(run: str) -> Config:
+def run_config(run: str, preset: str | None = None) -> Config:
     """The settings of a run of notebook 4.0, as the ``LEATHER_`` variables ask for them; see README."""
     usual = SAMPLE if run == SAMPLE.run else PAPER
-    preset = setting("LEATHER_PRESET", "sample" if usual is SAMPLE else "paper", allowed=tuple(PRESETS))
+    preset = preset or setting("LEATHER_PRESET", "sample" if usual is SAMPLE else "paper", allowed=tuple(PRESETS))
     config = PRESETS[preset].but(run=run, protocol=setting("LEATHER_PROTOCOL", usual.protocol, allowed=PROTOCOLS))
     weights, epochs = setting("LEATHER_WEIGHTS", config.weights), setting("LEATHER_EPOCHS", config.epochs)
     return config.but(weights=weights, epochs=epochs)
