@@ -14,8 +14,9 @@ PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split
 FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")  # of several
 TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+ENGINES = ("auto", "torch", "openvino", "openvino-int8")  # see backbone.engines
 # All that start with LEATHER_.
-VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION TINY TEST_NOISE"
+VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION ENGINE TINY TEST_NOISE"
 
 
 def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> str | int:
