@@ -68,7 +68,7 @@ def train_model(
             if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY):
                 raise MemoryError(
                     f"{epochs.device}: out of memory. Halve batch_size and double accumulate_batches (same result), "
-                    "set checkpoint_gradients=True, or take a smaller backbone or train_mode='head', which fits anywhere"
+                    "set checkpoint_gradients=True, or take a smaller backbone or train_mode='head'"
                 ) from error
             raise
         finally:  # after an interruption too: half an epoch's weights would spoil the next call
