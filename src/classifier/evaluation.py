@@ -23,6 +23,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from .. import metrics
 from ..config import Config
+from ..data.pictures import picture_size
 from ..data.tables import Classes
 from .features import compute_features
 from .model import ViTMultiClassClassifier
@@ -196,6 +197,7 @@ def describe_run(
         **settings,
         "weights": model.weights_description,  # never the path of a file
         "image_size": model.image_size,
+        "picture_side": int(np.median([max(picture_size(path)) for path in table["path"]])),
         "best_epoch": result.best_epoch,
         "images": {part: int(n) for part, n in table["part"].value_counts().items()},
         "normal_bank": len(model.normal_features),

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..backbone.device import autocast, choose_device, choose_precision, choose_workers
 from ..config import Config, paths
 from ..data.tables import picture_identities
-from ..files import identity_of, load_tensors, save_tensors
+from ..files import alone, fitting, identity_of, load_tensors, save_tensors, writing
 from . import tensorboard
 from .features import PictureDataset, compute_features, load_batches, weights_identity
 from .model import ViTMultiClassClassifier, parameter_groups
@@ -74,11 +74,12 @@ def train_model(
     if config.head_epochs and config.train_mode == "all" and not state_file.is_file():
         train_model(model, table, _head_start(config), device=device, models=models, logs=logs, resume=resume)
     training = _Training(model, table, config, device, state_file, models / "cache")
-    training.restore()
-    try:
-        training.run(logs / config.run)
-    finally:  # after an interruption too: half an epoch's weights would spoil the next call
-        model.load_state_dict(training.best_state)
+    with alone(models / config.run):  # a second process waits, and finds the finished training
+        training.restore()
+        try:
+            training.run(logs / config.run)
+        finally:  # after an interruption too: half an epoch's weights would spoil the next call
+            model.load_state_dict(training.best_state)
     history = pd.DataFrame(training.history)
     return TrainingResult(history, training.best_epoch, history["seconds"].sum(), str(device), str(training.precision))
 
@@ -127,10 +128,11 @@ class _Training:
                 f"{self.state_file} belongs to a training with other settings or images. Pass resume=False to start "
                 "anew and overwrite it, or give this run another name."
             )
-        for name in RESULTS:
-            setattr(self, name, state[name])
-        for name in RESUMED if len(self.history) < self.config.epochs else ():
-            getattr(self, name).load_state_dict(state[name])
+        with fitting(self.state_file, remedy="pass resume=False to start anew"):
+            self.history, self.best_epoch, self.best_state = (state[name] for name in RESULTS)
+            self.model.load_state_dict(self.best_state)
+            for name in RESUMED if len(self.history) < self.config.epochs else ():
+                getattr(self, name).load_state_dict(state[name])
         log.info("resumed after epoch %d from %s", len(self.history), paths.relative(self.state_file))
 
     def run(self, log_folder: Path) -> None:
@@ -142,7 +144,7 @@ class _Training:
             self._measure_spread()  # otherwise the head start has done it
         train, validation = self._dataset("train"), self._dataset("validation")
         epochs = tqdm(range(first, config.epochs + 1), "epochs", config.epochs, initial=first - 1, unit="epoch")
-        with tensorboard.open_log(log_folder, first_epoch=first) as writer, epochs:
+        with writing(log_folder), tensorboard.open_log(log_folder, first_epoch=first) as writer, epochs:
             if first == 1:
                 tensorboard.write_images(writer, model, self.table)
             for epoch in epochs:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from ..config import CLASS_NAMES, KAGGLE_FOLDER, PAPER, SAMPLE, TINY, paths
+from ..files import alone
 from . import archives, manifest
 from .manifest import CLASSES, MVTEC, PARTS, DataError, Entry
 from .tables import MVTEC_ADVICE, class_folders, class_name, class_root, index_mvtec
@@ -72,8 +73,13 @@ def acquire(
     """
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}; expected one of {', '.join(SOURCES)}")
-    if source == "sample":
-        return _prepare_sample(thorough=thorough)
+    with alone(paths.manifest.parent):  # a second process waits, and finds the data
+        if source == "sample":
+            return _prepare_sample(thorough=thorough)
+        return _acquire(source, local, mvtec_local, thorough=thorough)
+
+
+def _acquire(source: str, local: Path | str | None, mvtec_local: Path | str | None, *, thorough: bool) -> Entry:
     missing, origins = _missing_parts(), {}
     if _is_external() and (CLASSES in missing or (missing and (mvtec_local or source == "drive"))):
         raise DataError(

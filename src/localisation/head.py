@@ -20,13 +20,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from ..backbone.vit import Backbone
+from ..backbone.vit import Backbone, weights_digest
 from ..config import paths
-from ..files import whole_file
+from ..files import fitting, identity_of, load_tensors, whole_file
 
 CELL = 14  # input pixels, along each side
 FINE = 8  # map pixels a cell, along each side
 PIXEL_CHANNELS = 8
+REMEDY = "remove it, or get it again from the project"
 
 
 class DefectHead(nn.Module):
@@ -216,11 +217,16 @@ class Head:
 
 
 def save_head(head: Head, file: Path) -> Path:
-    """Writes weights in float16 and facts as metadata, safetensors."""
+    """Writes weights in float16, and as metadata facts and a digest of both, safetensors."""
     weights = {name: tensor.half().contiguous() for name, tensor in head.network.state_dict().items()}
+    facts = json.dumps(asdict(head.facts))
     with whole_file(file) as stream:
-        stream.write(save(weights, {"head": json.dumps(asdict(head.facts))}))
+        stream.write(save(weights, {"head": facts, "sha256": _digest(head.network, facts)}))
     return Path(file)
+
+
+def _digest(network: DefectHead, facts: str) -> str:
+    return identity_of(weights_digest(network, dtype=torch.float16), facts)
 
 
 def find_head(backbone: Backbone, folder: Path | None = None) -> Head | None:
@@ -230,12 +236,15 @@ def find_head(backbone: Backbone, folder: Path | None = None) -> Head | None:
 
 
 def load_head(file: Path, backbone: Backbone) -> Head | None:
-    """The head of a file, or None if it was trained on other tokens."""
-    with safe_open(file, framework="pt") as content:
-        said = json.loads(content.metadata()["head"])
+    """The head of a file, or None if it was trained on other tokens; CheckpointError if it is damaged or no head."""
+    with fitting(file, remedy=REMEDY):
+        with safe_open(file, framework="pt") as content:
+            metadata = content.metadata()
+        said = json.loads(metadata["head"])
         facts = HeadFacts(**said | {"blocks": tuple(said["blocks"])})
-        if max(facts.blocks) >= backbone.depth or facts.tokens != backbone.digest_up_to(max(facts.blocks)):
-            return None
         network = DefectHead(len(facts.blocks))
-        network.load_state_dict({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
-        return Head(network.eval(), facts)
+        network.load_state_dict(load_tensors(file, remedy=REMEDY))
+        if metadata.get("sha256") not in (None, _digest(network, metadata["head"])):
+            raise ValueError("its digest is not that of its content")
+    fits = max(facts.blocks) < backbone.depth and facts.tokens == backbone.digest_up_to(max(facts.blocks))
+    return Head(network.eval(), facts) if fits else None

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,6 +22,8 @@ from .regions import Judgement, Thresholds, judge_map
 
 EVALUATION_SIZE = 256, 256  # px at which maps and masks are compared, as most of the field does
 PATCH_SHARE = 0.9  # of a patch that has to be leather, for its tokens to be compared with
+EDGE = 0.001  # of a picture's longer side: the rim of the leather is shadow and table
+MIRRORED = 0.05  # of the longer side: how far the mirror reaches into the leather
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,13 @@ class Detector:
     thresholds: Thresholds = Thresholds(np.inf, np.inf, "none yet")
     facts: dict[str, Any] = field(default_factory=dict)  # what a report says beside the figures
 
-    def judge(self, picture: Image.Image, *, leather: np.ndarray | None = None) -> Judgement:
+    def judge(
+        self, picture: Image.Image, *, leather: np.ndarray | None = None, without: int | None = None
+    ) -> Judgement:
         """The map, defects and verdict of a picture; ``leather``, bool (height, width), leaves the table out."""
-        return judge_map(self.anomaly_map(picture, self.encoder.tokens(picture), leather=leather), self.thresholds)
+        picture = without_table(picture, leather)
+        values = self.anomaly_map(picture, self.encoder.tokens(picture), leather=leather, without=without)
+        return judge_map(values, self.thresholds)
 
     def anomaly_map(
         self, picture: Image.Image, tokens: Tensor, *, leather: np.ndarray | None = None, without: int | None = None
@@ -45,12 +52,10 @@ class Detector:
 
         Without a head: log of the distance over the picture's median, to the references if there are any, else to the
         rest of the picture. ``without`` leaves one picture of the references out. What is no leather has the lowest
-        value; ValueError if there is none.
+        value; ValueError if there is none. A picture with a table and its tokens come from `without_table`.
         """
         cells = cells_of(*self.encoder.input_size(picture))
-        valid = None if leather is None else _shares(leather, tokens.shape[1:3]) >= PATCH_SHARE
-        if valid is not None and not valid.any():
-            raise ValueError(f"no patch of a picture of {picture.size} lies on leather: check the mask of the leather")
+        valid = leather_patches(leather, tokens)
         own = own_distances(tokens, valid=valid)
         reference = None if self.references is None else self.references.distances(tokens, without=without)
         channels = on_cells(distance_channels(own, reference, valid=valid), cells)
@@ -69,10 +74,44 @@ def _plain_map(channels: Tensor, size: tuple[int, int]) -> np.ndarray:
     return gaussian_blur(large, FINE / 2)[0, 0].numpy()
 
 
+def leather_patches(leather: np.ndarray | None, tokens: Tensor) -> Tensor | None:
+    """Which patches of tokens (blocks, h, w, d) lie on leather, bool (h, w); ValueError if none does."""
+    valid = None if leather is None else _shares(leather, tokens.shape[1:3]) >= PATCH_SHARE
+    if valid is not None and not valid.any():
+        raise ValueError(f"no patch of a picture of {leather.shape[::-1]} lies on leather: check its mask")
+    return valid
+
+
 def _shares(mask: np.ndarray, size: tuple[int, int]) -> Tensor:
     """How much of each place of a grid (rows, columns) a bool mask covers, in [0, 1]."""
     values = Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)
     return Tensor(np.array(values))
+
+
+def without_table(picture: Image.Image, leather: np.ndarray | None) -> Image.Image:
+    """The picture with its leather, bool (height, width), mirrored into what is none: an edge would look like a defect.
+
+    Deep in the table the mirror goes to and fro. Raises ValueError if the mask has no leather, or another size.
+    """
+    if leather is None or leather.all():
+        return picture
+    if leather.shape != picture.size[::-1] or not leather.any():
+        raise ValueError(f"a mask of shape {leather.shape} with {leather.sum()} pixels of leather, for {picture.size}")
+    side = max(leather.shape)
+    inner = ndimage.binary_erosion(leather, iterations=max(1, round(EDGE * side)), border_value=1)
+    leather = inner if inner.any() else leather
+    nearest = ndimage.distance_transform_edt(~leather, return_distances=False, return_indices=True)
+    pixels, reach, limits = np.array(picture), MIRRORED * side, np.array(leather.shape)[:, None] - 1
+    for top in range(0, len(leather), 256):  # in bands: indices of a large picture are large
+        rows, columns = np.nonzero(~leather[top : top + 256])
+        edge = nearest[:, top + rows, columns]
+        inwards = edge - np.stack([top + rows, columns])
+        depth = np.maximum(np.hypot(*inwards), 1)
+        folded = reach - np.abs(reach - depth % (2 * reach))
+        source = np.clip(np.rint(edge + inwards * (folded / depth)).astype(int), 0, limits)
+        source = np.where(leather[tuple(source)], source, edge)
+        pixels[top + rows, columns] = pixels[tuple(source)]
+    return Image.fromarray(pixels)
 
 
 @dataclass(frozen=True)

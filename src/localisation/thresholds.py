@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,8 +50,7 @@ def references_of(tokens: list[Tensor], *, are_normal: bool, seed: int = 0) -> R
 
 def zero_shot_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Image]) -> Detector:
     """Compares each picture with itself alone. ``pictures`` set the thresholds where there is no head."""
-    detector = Detector("zero-shot", encoder, None, head)
-    return _ready(detector, _operating_point(head, "own") if head else painted_thresholds(detector, pictures))
+    return with_thresholds(Detector("zero-shot", encoder, None, head), pictures, [])
 
 
 def folder_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Image], tokens: list[Tensor]) -> Detector:
@@ -58,8 +58,7 @@ def folder_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Im
     chosen = choose_pictures(len(tokens))
     pictures, tokens = [pictures[number] for number in chosen], [tokens[number] for number in chosen]
     references = references_of(tokens, are_normal=False)
-    detector = Detector("unlabelled-folder", encoder, references, head)
-    return _ready(detector, _operating_point(head, "folder") if head else painted_thresholds(detector, pictures))
+    return with_thresholds(Detector("unlabelled-folder", encoder, references, head), pictures, tokens)
 
 
 def normals_detector(
@@ -75,26 +74,46 @@ def normals_detector(
     chosen = [pictures[number] for number in choose_pictures(len(pictures), seed=seed)]
     tokens = [encoder.tokens(picture) for picture in tqdm(chosen, desc="normal", unit="img")]
     detector = Detector(protocol, encoder, references_of(tokens, are_normal=True, seed=seed), head)
-    detector = replace(detector, facts={"normal_images": len(pictures), "seed": seed})
+    return with_thresholds(replace(detector, facts={"normal_images": len(pictures), "seed": seed}), chosen, tokens)
+
+
+def with_thresholds(
+    detector: Detector,
+    pictures: Sequence[Image.Image],
+    tokens: Sequence[Tensor],
+    leathers: Sequence[np.ndarray | None] | None = None,
+) -> Detector:
+    """A detector that is ready: its thresholds follow from what it compares with.
+
+    ``pictures``, their tokens and where they show leather are those of the references; they are read one by one.
+    """
+    head, references = detector.head, detector.references
+    are_normal = references is not None and references.are_normal
     if head is None:
-        return _ready(detector, painted_thresholds(detector, chosen, normals=tokens))
+        return _ready(detector, painted_thresholds(detector, pictures, normals=tokens if are_normal else None))
+    if not are_normal:
+        return _ready(detector, _operating_point(head, "own" if references is None else "folder"))
     shipped = _operating_point(head, "normals")
-    highest = max(held_out_scores(detector, chosen, tokens, shipped.outline), default=0.0)
+    highest = max(held_out_scores(detector, pictures, tokens, shipped.outline, leathers), default=0.0)
     if highest > shipped.verdict:
-        judged = (
-            f"{len(chosen)} normal images, each judged by the others" if len(chosen) > 1 else "the one normal image"
-        )
+        count = len(pictures)
+        judged = f"{count} normal images, each judged by the others" if count > 1 else "the one normal image"
         source = f"{shipped.source}; raised to the highest score of {judged}"
         shipped = Thresholds(shipped.outline, float(np.nextafter(np.float32(highest), np.float32(2))), source)
     return _ready(detector, shipped)
 
 
 def held_out_scores(
-    detector: Detector, pictures: list[Image.Image], tokens: list[Tensor], outline: float
+    detector: Detector,
+    pictures: Sequence[Image.Image],
+    tokens: Sequence[Tensor],
+    outline: float,
+    leathers: Sequence[np.ndarray | None] | None = None,
 ) -> list[float]:
     """Scores of some reference pictures, evenly spread, each judged by the others; a single one is judged alone."""
     detector, numbers = _held_out(detector, len(pictures))
-    maps = [detector.anomaly_map(pictures[n], tokens[n], without=n) for n in numbers]
+    leathers = leathers or [None] * len(pictures)
+    maps = (detector.anomaly_map(pictures[n], tokens[n], leather=leathers[n], without=n) for n in numbers)
     return [judge_map(values, Thresholds(outline, np.inf, "")).score for values in maps]
 
 
@@ -105,7 +124,7 @@ def _held_out(detector: Detector, count: int) -> tuple[Detector, list[int]]:
 
 
 def painted_thresholds(
-    detector: Detector, pictures: list[Image.Image], *, normals: list[Tensor] | None = None
+    detector: Detector, pictures: Sequence[Image.Image], *, normals: Sequence[Tensor] | None = None
 ) -> Thresholds:
     """For plain distances: the outline of highest F1 on defects painted on these pictures, each judged by the others.
 

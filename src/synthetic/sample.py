@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..config import CLASS_NAMES, KAGGLE_FOLDER, MVTEC_FOLDER
-from ..files import file_digest, write_json
+from ..files import alone, file_digest, write_json, writing
 from .leather import HIDE_COLOURS, Hide, draw_hide, render_leather
 from .painter import MVTEC_KINDS, add_defect
 
@@ -62,24 +62,27 @@ def write_sample(
     settings |= {"mvtec_size": mvtec_size, "mvtec_counts": dict(mvtec_counts)}
     _check_settings(**settings)
     root = Path(root)
-    if root.exists() and any(root.iterdir()):
-        _check_kept(root, settings)
-        return root
     pictures = chain(_six_classes(seed, images_per_class, size), _mvtec(seed, mvtec_counts, mvtec_size))
     masks = sum(count for folder, count in mvtec_counts.items() if not folder.endswith("good"))
     total = images_per_class * len(CLASS_NAMES) + sum(mvtec_counts.values()) + masks
-    unfinished = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
-    try:
-        for name, pixels in tqdm(pictures, total=total, desc="sample", unit="file"):
-            path = unfinished / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path, compress_level=4)  # half the time of 6, same size
-        _finish(unfinished, settings)
-        if root.exists():
-            root.rmdir()  # it is empty; Windows does not rename onto a folder
-        unfinished.rename(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with alone(root), writing(root):  # a second process waits, and finds the sample
+        if root.exists() and any(root.iterdir()):
+            _check_kept(root, settings)
+            return root
+        for left in root.parent.glob(f".{root.name}.*.unfinished"):  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        unfinished = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
+        try:
+            for name, pixels in tqdm(pictures, total=total, desc="sample", unit="file"):
+                path = unfinished / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path, compress_level=4)  # half the time of 6, same size
+            _finish(unfinished, settings)
+            if root.exists():
+                root.rmdir()  # it is empty; Windows does not rename onto a folder
+            unfinished.rename(root)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return root
 
 

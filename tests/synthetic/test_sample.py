@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 from hashlib import sha256
 
 import numpy as np
@@ -130,6 +131,32 @@ def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch, failing):
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     assert (write_sample(tmp_path / "sample", **TINY) / "sample.json").is_file()
+
+
+def _make(root):
+    write_sample(root, **TINY)
+
+
+def test_two_processes_at_once_make_one_sample_and_leftovers_go(tmp_path):
+    (tmp_path / ".sample.999.unfinished" / "mvtec").mkdir(parents=True)  # of a process that was killed
+    processes = [multiprocessing.get_context("fork").Process(target=_make, args=(tmp_path / "sample",)) for _ in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
+    _make(tmp_path / "sample")  # whole
+
+
+def test_a_full_disk_is_named_with_a_remedy(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="could not write .*sample: No space left.*Free some space"):
+        write_sample(tmp_path / "sample", **TINY)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fills_an_empty_folder_and_makes_parents(tmp_path):
