@@ -23,21 +23,21 @@ from .records import VERDICTS, PictureRecord, RegionRecord
 
 SHOWN, REGIONS, POINTS = 1000, 40, 480  # most pictures, regions of one and points of their outlines; the CSVs have all
 THUMBNAIL, BYTES = 240, 8000  # pixels of the longer side, and a JPEG's bytes if its quality can do that
-GIVEN = "title mode pictures engine threshold outline source unit mm_per_pixel classifier seconds versions"
+GIVEN = "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier seconds versions"
 
 
 def write_page(records: Sequence[PictureRecord], folder: Path, settings: dict) -> Path:
     """Writes ``folder/index.html``: what needs attention, then the thousand most odd pictures, most odd first.
 
-    ``settings`` has the keys of `GIVEN`. It may have ``photographs``, the folder of the records' files (without it the
-    small pictures are made of the overlays), ``colours`` (CSS, low to high) of the overlays' maps, and ``scale``, the
-    values at their two ends. Raises KeyError for a missing setting.
+    ``settings`` has the keys of `GIVEN` (``scale``: both ends of the map; ``classifier``: None, or texts: its name and
+    its worth) and may have ``photographs``, the folder of the records' files; without it the small pictures are made
+    of the overlays. Raises KeyError for a missing setting.
     """
     folder = Path(folder)
     read = [record for record in records if record.error is None]
     read.sort(key=lambda record: (not record.regions, -record.score, record.file))
     data = {
-        "run": {key: settings[key] for key in GIVEN.split()} | {key: settings.get(key) for key in ("colours", "scale")},
+        "run": {key: settings[key] for key in GIVEN.split()},
         "counts": {verdict: sum(one.verdict == verdict for one in records) for verdict in VERDICTS},
         "hides": [[one.hide.area_m2, one.hide.usable_share, one.hide.grade] for one in read if one.hide],
         "rest": [one.regions[0].score for one in read[SHOWN:] if one.regions],
