@@ -76,10 +76,10 @@ def test_the_most_odd_come_first_and_unreadable_pictures_have_their_own_place(tm
     assert data["run"]["source"] == "painted defects" and "<title>Inspection of day 3</title>" in page
 
 
-def test_every_region_reaches_the_threshold_also_after_rounding(tmp_path):
+def test_a_score_at_the_threshold_reaches_it_on_the_page_too(tmp_path):
     threshold = float(np.nextafter(np.float32(0.654321), np.float32(2)))
     _, data = write(tmp_path, picture(score=threshold), threshold=threshold)
-    assert data["pictures"][0]["regions"][0]["score"] >= data["run"]["threshold"]
+    assert data["pictures"][0]["regions"][0]["score"] == data["run"]["threshold"] == threshold
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -127,8 +127,9 @@ def test_small_pictures_are_made_of_the_photograph_or_of_its_overlay(tmp_path):
 def test_outlines_stay_near_with_few_points(tmp_path):
     _, data = write(tmp_path, picture(regions=(region(radius=40, points=4000),)))
     points = np.reshape(data["pictures"][0]["regions"][0]["outline"], (-1, 2))
-    assert 20 <= len(points) <= 400
-    assert np.allclose(np.hypot(*(points - (50, 40)).T), 40, atol=0.5)
+    middles = (points + np.roll(points, 1, axis=0)) / 2
+    assert 12 <= len(points) <= 60
+    assert np.allclose(np.hypot(*(np.vstack([points, middles]) - (50, 40)).T), 40, atol=1.1)  # pixels
     tiny = region(radius=0.8)
     _, data = write(tmp_path, picture(width=6000, height=4000, regions=(tiny,)))
     assert len(data["pictures"][0]["regions"][0]["outline"]) >= 6  # a region is never less than a triangle
