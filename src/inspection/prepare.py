@@ -30,6 +30,7 @@ from ..localisation.references import ROWS, References, choose_pictures, gather,
 from ..localisation.regions import Thresholds
 from ..localisation.thresholds import CALIBRATED, make_encoder, with_thresholds
 from .grade import read_rules
+from .hide import leather_mask
 from .judge import PROBLEMS, Judge, Read
 from .pictures import Found, find_masks
 
@@ -124,8 +125,6 @@ def read_picture(
     """
     picture = load_image(path)
     if mask == "auto":
-        from .hide import leather_mask
-
         return picture, leather_mask(picture)
     if isinstance(mask, Path) and path not in masks:
         raise ValueError(f"{path} has no mask in {mask}; expected a picture of the same name, with any suffix")
