@@ -133,8 +133,8 @@ def _plan_files(given: Path, members: list[tuple[str, Member]], wanted: tuple[st
     """The members to take, by the path below the data folder that they will have; DataError unless sets are whole."""
     plan, homes = {}, {}
     for name, member in members:
-        if "/" not in name:  # else a backslash is the second byte of a letter, as Japanese and Chinese Windows write it
-            name = name.replace("\\", "/")  # as some Windows programs write folders
+        # Some Windows programs write folders so; behind a letter that is not ASCII it may be half of that letter.
+        name = re.sub(r"(?<![^\x00-\x7f])\\", "/", name)
         if re.match("/|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
             raise DataError(f"{given} wants to write outside its folder, to {name}: do not use it")
         part, home, inside = _place(name)

@@ -19,6 +19,7 @@ from .pictures import is_picture, load_image
 from .tables import HIDES, class_root, classes_of, index_images
 
 CLASSES, MVTEC = PARTS = (KAGGLE_FOLDER, MVTEC_FOLDER)
+OWN = ("manifest.json", "sample.json", "sample", "README.md")  # what this project keeps in data/ besides
 
 
 class DataError(ValueError):
@@ -114,9 +115,9 @@ def _read_manifest(place: str) -> tuple[dict[str, dict], Entry | None]:
 
 def _others(root: Path, taken: dict[str, Path]) -> list[str]:
     """Files of a data folder that are neither taken nor written by this project."""
-    own = {"manifest.json", "sample.json", "README.md", "sample", ".drive", ".incoming"}
     files = (path.relative_to(root) for path in sorted(root.rglob("*")) if not path.is_dir())
-    return [file.as_posix() for file in files if file.as_posix() not in taken and file.parts[0] not in own]
+    files = (file for file in files if file.parts[0] not in OWN and not file.parts[0].startswith("."))
+    return [file.as_posix() for file in files if file.as_posix() not in taken]
 
 
 def _check_files(files: dict[str, Path]) -> dict[str, str]:

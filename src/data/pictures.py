@@ -173,13 +173,14 @@ def _eight_bits(image: Image.Image, depth: tuple[float, float]) -> Image.Image:
     return grey
 
 
-def load_mask(path: str, *, size: tuple[int, int]) -> np.ndarray:
+def load_mask(path: str, *, size: tuple[int, int], most: float = MOST) -> np.ndarray:
     """A ground-truth mask as bool, shape (height, width); all False without a path.
 
     Black, 0 and transparent are background, whatever defects are drawn in: white, grey, colours, a palette, numbers of
     classes. Blended edges, and what JPEG makes of them, count from half of the brightest value.
 
-    Raises ValueError if its size is not ``size`` (width, height), or it does not tell what is a defect.
+    Raises ValueError if its size is not ``size`` (width, height), it does not tell what is a defect, or more than the
+    share ``most`` of the picture, but not all of it, would be one.
     """
     if not path:
         return np.zeros(size[::-1], dtype=bool)
@@ -190,9 +191,12 @@ def load_mask(path: str, *, size: tuple[int, int]) -> np.ndarray:
     if values.shape != size[::-1]:
         raise ValueError(f"the mask {path} is {values.shape[1]}x{values.shape[0]}, its image {size[0]}x{size[1]}")
     try:
-        return _defects_of(values, is_lossy=is_lossy)
+        mask = _defects_of(values, is_lossy=is_lossy)
+        if most < mask.mean() < 1:
+            raise ValueError(f"{mask.mean():.0%} of the picture would be one. Invert it, or make all of it white.")
     except ValueError as error:
         raise ValueError(f"the mask {path} does not tell what is a defect: {error}") from error
+    return mask
 
 
 def _mask_values(image: Image.Image) -> np.ndarray:
@@ -224,7 +228,4 @@ def _defects_of(values: np.ndarray, *, is_lossy: bool) -> np.ndarray:
     are_classes = high < 64 or len(levels) <= 3 or share > (0.1 if len(levels) <= FEW else 0.5)
     if not are_classes and len(levels) > 64 and ((values > 0.2 * high) & (values < 0.8 * high)).mean() > 0.1:
         raise ValueError(f"it holds {len(levels)} grey levels, like a photograph.")
-    mask = values > (0 if are_classes and not is_lossy else high / 2)
-    if MOST < mask.mean() < 1:
-        raise ValueError(f"{mask.mean():.0%} of the picture would be one. Invert it, or make all of it white.")
-    return mask
+    return values > (0 if are_classes and not is_lossy else high / 2)

@@ -21,7 +21,7 @@ FULL_TRAINING_SET = 245  # train/good of MVTec AD leather
 TRANSFER_BANK_IMAGES = 64
 
 
-def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.DataFrame:
+def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42, needed: tuple[str, ...] = PARTS) -> pd.DataFrame:
     """The table with a ``part`` (train, validation, test) for every image; the same seed gives the same parts.
 
     Protocols:
@@ -33,7 +33,7 @@ def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.Dat
 
     Raises:
         ValueError: If the protocol is unknown, the table lacks the ``group`` or ``copy_of`` that it needs, a class is
-            too small to stand in all three parts, or hides cannot be kept apart.
+            too small to stand in all parts ``needed``, or hides cannot be kept apart.
     """
     generator = np.random.default_rng(seed)
     if protocol == "random-80-20":
@@ -48,15 +48,15 @@ def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.Dat
     else:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
     table = table.assign(part=parts)
-    counts = table.groupby(["label", "part"]).size().unstack(fill_value=0).reindex(columns=PARTS, fill_value=0)
+    counts = table.groupby(["label", "part"]).size().unstack(fill_value=0).reindex(columns=needed, fill_value=0)
     if (counts == 0).any(axis=None):
         hides = table.groupby("label")["group"].nunique() if "group" in table else counts.sum(axis=1)
         label = hides[(counts == 0).any(axis=1)].idxmin()
         on = f" on {hides[label]} hides" if "group" in table else ""
-        needed = ", and needs 3 hides at least" if protocol == "hide-60-20-20" else ""
+        fewest = ", and needs 3 hides at least" if protocol == "hide-60-20-20" else ""
         raise ValueError(
             f"{protocol} leaves no image of {label} for {counts.loc[label].idxmin()}: the class has "
-            f"{counts.loc[label].sum()} images{on}{needed}. Add images or use another protocol."
+            f"{counts.loc[label].sum()} images{on}{fewest}. Add images or use another protocol."
         )
     return table
 

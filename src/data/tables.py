@@ -144,7 +144,7 @@ def _hides(file: Path, table: pd.DataFrame) -> pd.Series:
     if listed.index.has_duplicates:
         raise ValueError(f"{file} lists {listed.index[listed.index.duplicated()][0]} more than once")
     rows = listed.reindex(table["file"].map(_plain_path)).set_index(table.index)
-    hides = rows["hide"].str.normalize("NFKC").str.split().str.join(" ").replace("", np.nan)
+    hides = rows["hide"].astype(object).str.normalize("NFKC").str.split().str.join(" ").replace("", np.nan)
     labels = rows.get("label", table["label"]).fillna(table["label"]).map(class_name)
     for odd, what in ((hides.isna(), "no hide for"), (labels != table["label"], "another label to")):
         if odd.any():

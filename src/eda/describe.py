@@ -130,12 +130,12 @@ def count_sizes(described: pd.DataFrame) -> pd.DataFrame:
 def class_share_of_variance(described: pd.DataFrame) -> pd.Series:
     """Share of the variance of brightness, contrast and colours that lies between the classes' means (eta squared).
 
-    In [0, 1]: 0 if all classes have the same mean, 1 if only classes differ, NaN if all readable images are alike.
+    In [0, 1]: 0 if all classes have the same mean, also if all readable images are alike, 1 if only classes differ.
     """
     columns = ["brightness", "contrast", *COLOURS]
     readable = described.dropna(subset=columns)
     between = readable.groupby("label")[columns].transform("mean").var(ddof=0)
-    return between / readable[columns].var(ddof=0)
+    return (between / readable[columns].var(ddof=0)).fillna(0.0)
 
 
 def example_pictures(table: pd.DataFrame, *, by: str, number: int, side: int = 256) -> dict[str, list[np.ndarray]]:

@@ -129,7 +129,7 @@ def read_picture(
     if isinstance(mask, Path) and path not in masks:
         raise ValueError(f"{path} has no mask in {mask}; expected a picture of the same name, with any suffix")
     file = masks.get(path)
-    return picture, file and load_mask(str(file), size=picture.size)
+    return picture, file and load_mask(str(file), size=picture.size, most=1)  # of leather, which may fill it
 
 
 def _announce(

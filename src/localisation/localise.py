@@ -170,6 +170,8 @@ def localise(detector: Detector, test: pd.DataFrame, tokens: list[Tensor], *, am
 
     ``among`` says that the references are these very images, by `choose_pictures`: each is compared with the others.
     """
+    if test.empty:
+        raise ValueError("there is no test image to localise on: expected rows of part test, see index_mvtec")
     own_number = {index: number for number, index in enumerate(choose_pictures(len(test)))} if among else {}
     judgements, masks, started = [], [], time.perf_counter()
     for index, row in enumerate(tqdm(test.itertuples(), total=len(test), desc=detector.protocol, unit="img")):

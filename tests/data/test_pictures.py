@@ -493,3 +493,8 @@ def test_mask_of_another_size_or_missing_is_named(tmp_path):
         load_mask(str(tmp_path / "m.png"), size=(HEIGHT, WIDTH))
     with pytest.raises(UnreadableImageError, match="gone.png"):
         load_mask(str(tmp_path / "gone.png"), size=(WIDTH, HEIGHT))
+
+
+def test_a_mask_of_what_fills_most_of_a_picture_is_taken_where_that_is_said(tmp_path):
+    Image.fromarray(~DEFECT).save(tmp_path / "m.png")
+    assert (load_mask(str(tmp_path / "m.png"), size=(96, 64), most=1) == ~DEFECT).all()

@@ -227,6 +227,11 @@ def test_hides_are_read_as_text(tmp_path, mark):
         (lambda rows: [*rows, rows[1]], "lists folding_marks/0.png more than once"),
         (lambda rows: ["path,label,skin", *rows[1:]], r"no column \['hide'\]; expected path, hide"),
         (lambda rows: [], "cannot be read as a table"),
+        (lambda rows: [*rows[:-1], "pinhole/1.png,pinhole,   "], "no hide for 1 images, the first is pinhole/1.png"),
+        (
+            lambda rows: [*rows[:-1], "pinhole/1.png,grain_off,h"],
+            "another label to 1 images, the first is pinhole/1.png",
+        ),
     ],
 )
 def test_incomplete_hides_are_refused(tmp_path, change, message):
@@ -235,6 +240,26 @@ def test_incomplete_hides_are_refused(tmp_path, change, message):
     (tmp_path / "hides.csv").write_text("\n".join(change(rows)))
     with pytest.raises(ValueError, match=f"{tmp_path / 'hides.csv'}.*{message}"):
         index_images(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["path,hide\npinhole/é.png,1\n".encode("latin-1"), b"\x00\x01\xff", b"", b'"'])
+def test_hides_that_are_no_table_are_named(tmp_path, content):
+    make_classes(tmp_path)
+    (tmp_path / "hides.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'hides.csv'}"):
+        index_images(tmp_path)
+
+
+def test_one_hide_typed_in_several_ways_is_one_hide_and_says_so(tmp_path, caplog):
+    """Blanks, case where it is the only difference, and Unicode forms; 1 and 01 stay two."""
+    make_classes(tmp_path, names=("good", "bad"), images=6)
+    ways = ["Hide É", "hide é ", "Hide  E\u0301", "HIDE É", "1", "01"]
+    write_hides(tmp_path, *(f" {label}\\{n}.png,,{way}" for label in ("good", "bad") for n, way in enumerate(ways)))
+    table = index_images(tmp_path)
+    assert table.groupby("group")["file"].count().to_dict() == {"01": 2, "1": 2, "Hide É": 8}
+    assert [record.args[1:] for record in caplog.records] == [
+        (way, "Hide É") for way in sorted(("HIDE É", "Hide  E\u0301", "hide é "))
+    ]
 
 
 # -- the list of pictures -----------------------------------------------------------------------------------
@@ -386,3 +411,24 @@ def test_mvtec_layout_errors_name_the_place(tmp_path, files, message):
         index_mvtec(mvtec(tmp_path, *files))
     with pytest.raises(FileNotFoundError, match="no images below .*carpet/train"):
         index_mvtec(tmp_path, "carpet")
+
+
+@pytest.mark.parametrize("content", [b"", b"file\n", b"\xff\xfe\x00", "é".encode("latin-1"), b"{}", b'a,"b'])
+def test_a_list_of_pictures_that_is_none_is_named_with_what_to_do(tmp_path, content):
+    make_classes(tmp_path / "six")
+    (tmp_path / "images.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="images.csv.*Run 2.0-EDA"):
+        read_image_list(tmp_path / "six", tmp_path / "images.csv")
+
+
+def test_a_list_that_is_cut_or_names_a_picture_twice_is_named(tmp_path):
+    root = make_classes(tmp_path / "six")
+    table = index_images(root)
+    listed = table.assign(digest=digests(table["path"]), group="h", copy_of=table["file"], unreadable=False)
+    file = write_image_list(listed, tmp_path / "images.csv")
+    assert len(read_image_list(root, file)) == 12
+    lines = file.read_text().splitlines(keepends=True)
+    for changed in ([*lines[:-1], lines[-1][:30]], lines[:-3], [*lines[:-1], lines[3]]):
+        file.write_text("".join(changed))
+        with pytest.raises(ValueError, match="images.csv does not fit .*Run 2.0-EDA"):
+            read_image_list(root, file)

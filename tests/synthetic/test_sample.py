@@ -249,3 +249,11 @@ def test_fingerprint(sample, name, expected):
     """Means of 4 x 4 blocks of the green channel; a change here means `_VERSION` must be raised."""
     blocks = pixels(sample / name)[..., 1].reshape(4, 16, 4, 16).mean(axis=(1, 3))
     assert np.abs(blocks.ravel() - expected).max() < 0.5, blocks.ravel().round(2).tolist()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7", "{}", '{"sha256": 3}', '{"sha256": [[]]}', '{"version": 2'])
+def test_a_sample_whose_list_is_damaged_is_named(tmp_path, content):
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "sample.json").write_text(content)
+    with pytest.raises(FileExistsError, match="sample.json is damaged .*: delete or rename it"):
+        write_sample(tmp_path / "sample", **TINY)
