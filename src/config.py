@@ -15,7 +15,7 @@ FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")  # of sev
 TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # All that start with LEATHER_.
-VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION TINY TEST_NOISE"
+VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION TINY TEST_NOISE FUZZ_CASES"
 
 
 def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> str | int:
