@@ -16,7 +16,8 @@ TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 ENGINES = ("auto", "torch", "openvino", "openvino-int8")  # see backbone.engines
 # All that start with LEATHER_.
-VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION ENGINE TINY TEST_NOISE"
+VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION ENGINE TINY".split()
+VARIABLES += ["TEST_NOISE", "FUZZ_CASES"]  # of the tests
 
 
 def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> str | int:

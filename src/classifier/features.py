@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def compute_features(
     data_type, digest = choose_precision(device, precision), weights_digest(model.to(device).backbone)
     settings = model.settings["backbone"], model.feature_blocks, model.image_size, str(data_type)
     file = cache and Path(cache) / f"features_{identity_of(FEATURES_VERSION, digest, settings)[:24]}.pt"
-    known, rows = read_kept(file) or {}, table.assign(identity=picture_identities(table))
+    known, rows = read_kept(file, partial(_fitting, model)) or {}, table.assign(identity=picture_identities(table))
     missing = rows[~rows["identity"].isin(list(known))].drop_duplicates("identity")
     if len(missing):
         dataset = PictureDataset(missing, model.transform, missing["identity"].to_numpy())
@@ -111,6 +112,12 @@ def compute_features(
         _compute(model, load_batches(dataset, IMAGES_AT_ONCE, device=device, workers=workers), data_type, known, file)
     features = torch.stack([known[identity] for identity in rows["identity"]])
     return features if raw else model.standardise(features.to(device)).cpu()
+
+
+def _fitting(model: ViTMultiClassClassifier, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    if any(features.shape != (model.num_features,) for features in kept.values()):
+        raise ValueError(f"it holds no features of {model.num_features} numbers")
+    return kept
 
 
 def _compute(

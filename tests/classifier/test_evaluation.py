@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, f1_score, roc_auc_score
 
-from src.classifier import evaluation
-from src.classifier.evaluation import METHODS, Answers, Predictions, evaluate, predict
+from src.classifier import evaluation, features
+from src.classifier.evaluation import METHODS, Answers, Predictions, classifier_on_mvtec, evaluate, predict
 from src.classifier.model import create_model
 from src.classifier.training import train_model
 from src.config import CLASS_NAMES
@@ -204,3 +204,14 @@ def test_classifier_scores_are_the_models(model, test_rows):
     assert list(figures) == list(METHODS)
     for name, key in METHODS.items():
         assert figures[name]["image_auroc"] == pytest.approx(roc_auc_score(test_rows["defect"] != "good", wanted[key]))
+
+
+def test_no_process_is_started_where_none_is_wanted(model, table, test_rows, monkeypatch):
+    asked = []
+    plain = features.load_batches
+    monkeypatch.setattr(
+        features, "load_batches", lambda *args, **options: asked.append(options) or plain(*args, **options)
+    )
+    predict(model, table, device=torch.device("cpu"), workers=0)
+    classifier_on_mvtec(model, test_rows, workers=0)
+    assert [options["workers"] for options in asked] == [0, 0]
