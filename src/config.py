@@ -16,8 +16,8 @@ TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 ENGINES = ("auto", "torch", "openvino", "openvino-int8")  # see backbone.engines
 # All that start with LEATHER_.
-VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION ENGINE TINY".split()
-VARIABLES += ["TEST_NOISE", "FUZZ_CASES"]  # of the tests
+VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION ENGINE TINY"
+OF_TESTS = "TEST_NOISE FUZZ_CASES"
 
 
 def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> str | int:
@@ -25,7 +25,7 @@ def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> 
 
     Raises ValueError for a value that is not allowed, and for any ``LEATHER_`` variable that is not known.
     """
-    known = [f"LEATHER_{word}" for word in VARIABLES.split()]
+    known = [f"LEATHER_{word}" for word in f"{VARIABLES} {OF_TESTS}".split()]
     for variable in sorted(key for key in os.environ if key.startswith("LEATHER_")):
         _require(variable in known, "the environment variable", variable, f"one of {', '.join(known)}")
     if not (value := os.environ.get(name)):
