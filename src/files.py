@@ -156,12 +156,6 @@ def identity_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def file_identity(path: Path) -> str:
-    """Size and modification time of a file: changes when its content is replaced, not when its folder is moved."""
-    status = os.stat(path)
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's content, as hexadecimal text."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

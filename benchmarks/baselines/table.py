@@ -86,9 +86,10 @@ def fill_table(
         answers = {}
         for name, members in tqdm(members_of[protocol].items(), desc=row.name, unit="split", leave=False):
             file = models / "cache" / "answers" / f"{row.name}-{_identity(row, members)[:24]}.pt"
-            if (kept := read_kept(file)) is None:
+            if (answer := read_kept(file, lambda kept: _from_kept(kept, table))) is None:
                 write_kept(kept := _to_keep(create[row.name]().answer(members)), file)
-            answers[name] = _from_kept(kept, table)
+                answer = _from_kept(kept, table)
+            answers[name] = answer
         network = {"backbone": row.config.backbone, "weights": Path(row.config.weights).name}
         new = {"about": row.about, "protocols": {}, "run": network | describe_machine()}
         entry = report["rows"].setdefault(row.name, new)

@@ -141,7 +141,7 @@ def load_backbone(
     if keep_blocks is not None:
         if not 1 <= keep_blocks <= depth:
             raise ValueError(f"keep_blocks is {keep_blocks}; {name} has {depth} blocks")
-        network.prune_intermediate_layers([keep_blocks - 1])
+        network.prune_intermediate_layers([keep_blocks - 1], prune_head=False)  # it pools the tokens
         description += f", the lowest {keep_blocks} of {depth} blocks"
     return Backbone(network, name=name, weights=description)
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import CLASS_NAMES, KAGGLE_FOLDER, MVTEC_FOLDER, setting
-from ..files import file_digest, file_identity, whole_file
+from ..files import file_digest, whole_file
 from .pictures import IMAGE_SUFFIXES, is_picture
 
 log = logging.getLogger(__name__)
@@ -177,10 +177,8 @@ def digests(files: Iterable[str]) -> list[str]:
 
 
 def picture_identities(table: pd.DataFrame) -> list[str]:
-    """What each picture's kept answers go by: its digest where it is known, else its name, size and time."""
-    if "digest" in table:
-        return list(table["digest"])
-    return [f"{row.file} {file_identity(row.path)}" for row in table.itertuples()]
+    """What each picture's kept answers go by: the digest of its content, read from the file where it is not known."""
+    return list(table["digest"]) if "digest" in table else digests(table["path"])
 
 
 def write_image_list(table: pd.DataFrame, file: Path) -> Path:

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..config import ENGINES
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; 0 if pictures were judged, 1 if none was, 2 for wrong arguments, 130 if interrupted."""
@@ -52,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", default="shipped", metavar="shipped|timm|FILE", help="weights of the network (shipped)")
     add("--backbone", metavar="NAME", help="timm's name of the network, for other weights than the shipped ones")
     add("--rules", type=Path, metavar="YAML", help="rule file of severities and grades")
-    add("--engine", default="auto", choices=("auto", "torch"), help="what the network runs on")
+    add("--engine", choices=ENGINES, help="what the network runs on (auto: the fastest exact one)")
     return parser
 
 

@@ -5,18 +5,69 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 from scipy.spatial import ConvexHull, cKDTree
 from scipy.spatial.distance import pdist
-from skimage import draw, measure
+from skimage import color, draw, measure, segmentation
+from sklearn.mixture import GaussianMixture
 
 from .grade import SLACK, Rules
 from .records import DefectMeasure, HideMeasure, RegionRecord
 
+COPY = 600  # px: longer side of the copy on which the table is told from the leather
+FRAME, CENTRE = 0.06, 0.4  # of a side: how wide a frame shows table, if there is one, and a middle only leather
+COLOURS = 8  # Gaussians of colour and roughness, of table and leather together
+SURE = 1.5  # log odds of a pixel by its colour; others belong where no step of colour parts them from a sure one
+STEP = 10.0  # of colour (CIE76) across the leather's edge, at least: 1 to 6 is light, or another part of the hide
 SMALLEST_PIECE = 0.01  # of the largest piece of leather: less is dirt in the mask
 SMOOTH = 1.0  # px that an outline may leave its mask's border, to have fewer points
 INNER_POINTS = 1000  # of a defect, about, whose distances to the edge are taken
 CELLS = 600  # on the longer side of the grid on which the largest rectangle is found
+
+
+def leather_mask(picture: Image.Image) -> np.ndarray:
+    """Where an RGB picture shows the hide around its middle, bool (height, width); all True if it shows no table.
+
+    Colours that are commoner in a frame along the picture's border than in its middle are the table's.
+    """
+    shrink = min(1.0, COPY / max(picture.size))
+    small = picture.resize([max(8, round(side * shrink)) for side in picture.size], Image.Resampling.BOX)
+    colours = ndimage.gaussian_filter(color.rgb2lab(np.asarray(small)), (1, 1, 0))
+    steps = np.linalg.norm([ndimage.gaussian_gradient_magnitude(one, 1) for one in np.moveaxis(colours, 2, 0)], axis=0)
+    odds = ndimage.gaussian_filter(_leather_odds(colours), 1.5)
+    markers = 1 * (odds < -SURE) + 2 * (odds > SURE)
+    labels, _ = ndimage.label(segmentation.watershed(steps, markers) == 2)
+    leather = ndimage.binary_fill_holes(labels == np.argmax(np.bincount(labels.ravel(), labels.ravel() > 0)))
+    if not _has_step(colours, leather):
+        return np.ones(picture.size[::-1], bool)
+    large = Image.fromarray(np.uint8(255 * leather)).resize(picture.size, Image.Resampling.BICUBIC)
+    return np.asarray(large) > 127
+
+
+def _leather_odds(colours: np.ndarray) -> np.ndarray:
+    """Log odds (h, w) that colours (h, w, 3) are the leather's, by how common they are in the middle and the frame."""
+    light = colours[..., 0]
+    rough = ndimage.gaussian_filter((light - ndimage.gaussian_filter(light, 2)) ** 2, 3) ** 0.5
+    pixels = np.concatenate([colours, 3 * rough[..., None]], axis=2).reshape(-1, 4)
+    mixture = GaussianMixture(COLOURS, random_state=0, reg_covar=0.5).fit(pixels[:: max(1, len(pixels) // 8_000)])
+    row, column = (np.abs(np.linspace(-1, 1, side)) for side in light.shape)
+    outwards, members = np.maximum(row[:, None], column).ravel(), mixture.predict_proba(pixels)
+    middle, frame = (members[where].mean(0) + 1e-3 for where in (outwards < CENTRE, outwards > 1 - FRAME))
+    return np.log((members @ middle) / (members @ frame)).reshape(light.shape)
+
+
+def _has_step(colours: np.ndarray, leather: np.ndarray) -> bool:
+    """Whether colours change by `STEP` from one side of the leather's border to the other, at half of it or more."""
+    if leather.all() or not leather.any():
+        return False
+    depth = ndimage.distance_transform_edt(leather) - ndimage.distance_transform_edt(~leather)
+    means = []
+    for side in ((depth > 2) & (depth <= 6), (depth < -2) & (depth >= -6)):
+        weight = ndimage.gaussian_filter(np.float64(side), 4)[..., None]
+        means.append(ndimage.gaussian_filter(colours * side[..., None], (4, 4, 0)) / np.maximum(weight, 1e-3))
+    changes = np.linalg.norm(means[0] - means[1], axis=2)[np.abs(depth) <= 1]
+    return bool(np.median(changes) >= STEP)
 
 
 def measure_hide(
@@ -42,15 +93,14 @@ def measure_hide(
         distances = edge.query(np.concatenate([points, inner]))[0] * mm_per_pixel
         nearest = 0.0 if distances.min() <= mm_per_pixel else float(distances.min())
         longest = longest_line(points) * mm_per_pixel
-        severity = rules.severity(longest, region.label)
-        defects.append(DefectMeasure(longest, region.area * mm_per_pixel**2, nearest, severity))
+        severity, area = rules.severity(longest, region.label), region.area * mm_per_pixel**2
+        defects.append(DefectMeasure(longest, area, nearest, severity))
         graded.append((longest, float(distances.max()), region.label))
     grade, reason = rules.grade(graded)
     share = float(usable.sum() / leather.sum())
-    outlines = [measure.approximate_polygon(border, SMOOTH).tolist() for border in borders]
     return HideMeasure(
         mm_per_pixel=mm_per_pixel,
-        outline=tuple(tuple(map(tuple, outline)) for outline in outlines),
+        outline=tuple(tuple(map(tuple, measure.approximate_polygon(each, SMOOTH).tolist())) for each in borders),
         area_m2=float(leather.sum() * mm_per_pixel**2 / 1e6),
         defect_area_mm2=float(sum(defect.area_mm2 for defect in defects)),
         usable_share=share,
@@ -70,8 +120,7 @@ def _pieces(leather: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     for number in kept:
         piece = ndimage.binary_fill_holes(np.pad(labels[windows[number]] == number + 1, 1))
         border = max(measure.find_contours(piece.astype(np.float32), 0.5), key=len)
-        rows, columns = windows[number]
-        borders.append(border[:, ::-1] - 0.5 + (columns.start, rows.start))  # from the corner of the picture
+        borders.append(border[:, ::-1] - 0.5 + [side.start for side in windows[number][::-1]])  # from the corner
     return np.isin(labels, np.add(kept, 1)), borders
 
 
@@ -108,5 +157,4 @@ def largest_rectangle(usable: np.ndarray) -> tuple[float, float, float, float]:
                 if tall * (column - start) > most:
                     most, box = tall * (column - start), (start, row + 1 - tall, column, row + 1)
             rising.append((start, height))
-    left, top, right, bottom = (float(step * side) for side in box)
-    return left, top, right, bottom
+    return tuple(float(step * side) for side in box)

@@ -28,8 +28,9 @@ from ..localisation.head import find_head
 from ..localisation.localise import Detector, leather_patches, without_table
 from ..localisation.references import ROWS, References, choose_pictures, gather, sample_rows
 from ..localisation.regions import Thresholds
-from ..localisation.thresholds import make_encoder, with_thresholds
+from ..localisation.thresholds import CALIBRATED, make_encoder, with_thresholds
 from .grade import read_rules
+from .hide import leather_mask
 from .judge import PROBLEMS, Judge, Read
 from .pictures import Found, find_masks
 
@@ -52,7 +53,7 @@ class Options:
     weights: str = "shipped"  # "shipped", "timm" or a file
     backbone: str | None = None  # timm's name; None: that of the shipped weights, else `LARGER`
     rules: Path | None = None  # rule file of grades
-    engine: str = "auto"
+    engine: str | None = None  # one of `config.ENGINES`; None asks LEATHER_ENGINE
 
 
 def make_judge(found: Found, normals: Found | None, options: Options, *, kept: Path, todo: Sequence[str]) -> Judge:
@@ -69,7 +70,10 @@ def make_judge(found: Found, normals: Found | None, options: Options, *, kept: P
         raise ValueError(f"--threshold is a probability; there is no head for {backbone.name} that gives one")
     sizes = _sizes(found)
     compared, compared_sizes = (normals.pictures, _sizes(normals)) if normals else (found.pictures, sizes)
-    encoder = make_encoder(backbone, zoom=camera_zoom((sizes | compared_sizes).values()), head=head)
+    zoom, engine = camera_zoom((sizes | compared_sizes).values()), options.engine
+    first = list(compared_sizes)[:CALIBRATED] if engine == "openvino-int8" else []
+    calibration = [load_image(compared[one]) for one in first]
+    encoder = make_encoder(backbone, zoom=zoom, head=head, engine=engine, calibration=calibration)
     mode = "normals" if normals else "unlabelled-folder" if len(sizes) > 1 else "zero-shot"
     detector, read = Detector(mode, encoder, None, head), _reader(found, normals, options.mask)
     chosen = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
@@ -121,8 +125,6 @@ def read_picture(
     """
     picture = load_image(path)
     if mask == "auto":
-        from .hide import leather_mask
-
         return picture, leather_mask(picture)
     if isinstance(mask, Path) and path not in masks:
         raise ValueError(f"{path} has no mask in {mask}; expected a picture of the same name, with any suffix")
@@ -153,7 +155,7 @@ def _announce(
 
 def engine_of(detector: Detector) -> str:
     """What the network runs on, in words."""
-    return f"torch, float32, {detector.encoder.backbone.device}"
+    return "{engine} {version}, {precision}: {reason}".format(**detector.encoder.engine.facts)
 
 
 class _Each(Sequence):

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,30 +23,29 @@ from .records import VERDICTS, PictureRecord, RegionRecord
 
 SHOWN, REGIONS, POINTS = 1000, 40, 480  # most pictures, regions of one and points of their outlines; the CSVs have all
 THUMBNAIL, BYTES = 240, 8000  # pixels of the longer side, and a JPEG's bytes if its quality can do that
-GIVEN = "title mode pictures engine threshold outline source unit mm_per_pixel classifier seconds versions"
+GIVEN = "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier seconds versions"
 
 
 def write_page(records: Sequence[PictureRecord], folder: Path, settings: dict) -> Path:
     """Writes ``folder/index.html``: what needs attention, then the thousand most odd pictures, most odd first.
 
-    ``settings`` has the keys of `GIVEN`. It may have ``photographs``, the folder of the records' files (without it the
-    small pictures are made of the overlays), ``colours`` (CSS, low to high) of the overlays' maps, and ``scale``, the
-    values at their two ends. Raises KeyError for a missing setting.
+    ``settings`` has the keys of `GIVEN` (``scale``: both ends of the map; ``classifier``: None, or texts: its name and
+    its worth) and may have ``photographs``, the folder of the records' files; without it the small pictures are made
+    of the overlays. Raises KeyError for a missing setting.
     """
     folder = Path(folder)
-    read = sorted((one for one in records if not one.error), key=lambda one: (not one.regions, -one.score, one.file))
-    run = {key: settings[key] for key in GIVEN.split()} | {key: settings.get(key) for key in ("colours", "scale")}
+    read = [record for record in records if record.error is None]
+    read.sort(key=lambda record: (not record.regions, -record.score, record.file))
     data = {
-        "run": run | {key: _short(settings[key]) for key in ("threshold", "outline")},
+        "run": {key: settings[key] for key in GIVEN.split()},
         "counts": {verdict: sum(one.verdict == verdict for one in records) for verdict in VERDICTS},
         "hides": [[one.hide.area_m2, one.hide.usable_share, one.hide.grade] for one in read if one.hide],
-        "rest": [_short(one.regions[0].score) for one in read[SHOWN:] if one.regions],
+        "rest": [one.regions[0].score for one in read[SHOWN:] if one.regions],
         "pictures": [_picture(one, folder, settings.get("photographs")) for one in read[:SHOWN]],
-        "errors": [[one.file, one.error] for one in records if one.error][:SHOWN],
+        "errors": [[one.file, one.error] for one in records if one.error is not None][:SHOWN],
     }
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII: a file's name may be no valid Unicode
-    text = text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c")  # ends no script
     parts = {"title": html.escape(settings["title"]), "policy": _policy(page), "data": text}
     page = re.sub("@@(title|policy|data)@@", lambda name: parts[name[1]], page)
     with whole_file(folder / "index.html") as stream:
@@ -64,16 +64,15 @@ def _policy(page: str) -> str:
 def _picture(record: PictureRecord, folder: Path, photographs: Path | None) -> dict:
     original = photographs and (Path(photographs) / record.file).resolve()
     inside = original and original.is_relative_to(folder.resolve())
-    regions, detail, hide = record.regions[:REGIONS], max(record.width, record.height) / 1500, record.hide
+    regions, detail, hide = record.regions[:REGIONS], max(1, record.width / 1500, record.height / 1500), record.hide
     if hide:
         rings = [_outline(ring, detail, POINTS // len(hide.outline)) for ring in hide.outline]
         hide = vars(hide) | {"outline": rings, "defects": [vars(defect) for defect in hide.defects[:REGIONS]]}
-    return {name: getattr(record, name) for name in ("file", "width", "height")} | {
-        "link": _link(record.file),
-        "overlay": record.overlay and _link(record.overlay),
-        "photograph": _link(original.relative_to(folder.resolve())) if inside else None,
+    return {name: getattr(record, name) for name in ("file", "width", "height", "score")} | {
+        "link": quote(os.fsencode(record.file)),  # no character of a name has a meaning in a URL
+        "overlay": record.overlay and quote(os.fsencode(record.overlay)),
+        "photograph": quote(os.fsencode(original.relative_to(folder.resolve()).as_posix())) if inside else None,
         "thumbnail": _thumbnail([original, record.overlay and folder / record.overlay]),
-        "score": _short(record.score),
         "left_out": len(record.regions) - len(regions),
         "regions": [_region(region, detail, POINTS // len(regions)) for region in regions],
         "hide": hide,
@@ -82,9 +81,8 @@ def _picture(record: PictureRecord, folder: Path, photographs: Path | None) -> d
 
 def _region(region: RegionRecord, detail: float, most: int) -> dict:
     detail = min(detail, min(np.ptp(region.outline, axis=0)) / 10)  # a tiny or thin region keeps its form
-    short = {key: _short(getattr(region, key)) for key in ("area", "peak", "score")}
-    outline = {"outline": _outline(region.outline, detail, most), "box": np.round(region.box, 1).tolist()}
-    return {key: value for key, value in vars(region).items() if value is not None} | short | outline
+    shown = {"outline": _outline(region.outline, detail, most), "box": np.round(region.box, 1).tolist()}
+    return {key: value for key, value in vars(region).items() if value is not None} | shown
 
 
 def _outline(ring: Sequence[tuple[float, float]], detail: float, most: int) -> list[float]:
@@ -98,23 +96,13 @@ def _outline(ring: Sequence[tuple[float, float]], detail: float, most: int) -> l
 def _thumbnail(sources: list[Path | None]) -> str | None:
     """A small JPEG, as a data URI, of the first of these files that can be read."""
     for path in filter(None, sources):
-        try:
+        with suppress(UnreadableImageError):
             picture = load_image(path)
-        except UnreadableImageError:
-            continue
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        for quality in (50, 30, 15, 5):
-            stream = io.BytesIO()
-            picture.save(stream, "JPEG", quality=quality, optimize=True)
-            if stream.tell() <= BYTES:
-                break
-        return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            for quality in (50, 30, 15, 5):
+                stream = io.BytesIO()
+                picture.save(stream, "JPEG", quality=quality, optimize=True)
+                if stream.tell() <= BYTES:
+                    break
+            return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
     return None
-
-
-def _link(path: str | Path) -> str:
-    return quote(os.fsencode(Path(path).as_posix()))  # no character of a file's name has a meaning in a URL
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")  # one rule for scores and thresholds keeps their order

@@ -117,9 +117,9 @@ def test_of_a_thousand_pictures_thirty_are_broken_and_named(tmp_path, network):
     broken = broken_pictures(leather / "0000.png")
     for number, content in enumerate(broken):
         (leather / f"{31 * number:04d}-broken.png").write_bytes(content)
-    subprocess.run([*COMMAND, str(leather), *network, "--output", str(tmp_path)], cwd=paths.root, check=True)
-    table = pd.read_csv(tmp_path / "leather" / "inspection.csv")
+    subprocess.run([*COMMAND, str(leather), *network, "--output", str(tmp_path / "out")], cwd=paths.root, check=True)
+    table = pd.read_csv(tmp_path / "out" / "leather" / "inspection.csv")
     failed = table[table["verdict"] == "error"]
     assert len(table) == 1000 and len(failed) == 30 and failed["file"].str.endswith("-broken.png").all()
     assert all(file in error for file, error in zip(failed["file"], failed["error"], strict=True))
-    assert (tmp_path / "leather" / "index.html").stat().st_size < 30e6
+    assert (tmp_path / "out" / "leather" / "index.html").stat().st_size < 30e6

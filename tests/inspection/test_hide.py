@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from src.inspection.grade import read_rules
-from src.inspection.hide import largest_rectangle, longest_line, measure_hide
+from src.inspection.hide import largest_rectangle, leather_mask, longest_line, measure_hide
 from src.inspection.records import RegionRecord
+from src.synthetic.hides import draw_table_hide
+from src.synthetic.leather import HIDE_COLOURS, draw_hide, render_leather
 
 
 def box_region(left, top, right, bottom, *, label=None):
@@ -144,3 +147,45 @@ def test_a_large_picture_is_measured_on_cells_that_are_all_usable():
     left, top, right, bottom = (int(side) for side in largest_rectangle(usable))
     assert usable[top:bottom, left:right].all()
     assert (bottom - top) * (right - left) > 0.99 * 790 * 2000
+
+
+def overlap(first, second):
+    return (first & second).sum() / (first | second).sum()
+
+
+@pytest.mark.parametrize(
+    "table, brightness, seed",
+    [
+        ("black", "lighter", 1),
+        ("white", "darker", 2),
+        ("wood", "darker", 3),
+        ("wood", "lighter", 4),
+        ("white", "any", 5),
+    ],
+)
+def test_the_hide_is_told_from_its_table(table, brightness, seed):
+    hide = draw_table_hide(np.random.default_rng(seed), 400, table=table, defects=1, brightness=brightness)
+    picture = Image.fromarray(hide.picture)
+    mask = leather_mask(picture)
+    assert mask.dtype == bool and overlap(mask, hide.leather) >= 0.95
+
+
+def test_a_large_picture_is_masked_from_a_small_copy():
+    hide = draw_table_hide(np.random.default_rng(6), 400, table="wood", defects=1)
+    mask = leather_mask(Image.fromarray(hide.picture).resize((1200, 960)))
+    assert overlap(mask, np.asarray(Image.fromarray(hide.leather).resize((1200, 960)))) >= 0.95
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hide_that_fills_the_picture_has_no_table(seed):
+    random = np.random.default_rng(seed)
+    pixels = render_leather(random, 200, hide=draw_hide(random, colour=HIDE_COLOURS[4 * seed]), drift=2.0)
+    slope = np.linspace(0.6, 1.1, 200)[:, None, None]  # a lamp at one side
+    for shown in (pixels, np.uint8(pixels * slope)):
+        assert leather_mask(Image.fromarray(shown)).all()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_pictures_of_one_colour_and_of_a_few_pixels_are_all_leather():
+    for size in ((300, 200), (9, 5), (1, 1), (700, 3)):
+        assert leather_mask(Image.new("RGB", size, (90, 60, 40))).all()

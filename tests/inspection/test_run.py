@@ -13,7 +13,7 @@ from src.inspection import prepare, run
 from src.inspection.export import safe_name
 from src.inspection.prepare import Options
 from src.inspection.run import HeldError, inspect
-from src.synthetic.leather import render_leather
+from src.synthetic.leather import draw_hide, render_leather
 
 
 @pytest.fixture
@@ -143,8 +143,9 @@ def test_masks_leave_the_table_out(leather, network, tmp_path):
 @pytest.mark.slow
 def test_a_strip_beside_full_pictures_keeps_their_scale_and_does_not_alarm(tmp_path):
     (tmp_path / "camera").mkdir()
+    hide = draw_hide(np.random.default_rng(0))
     for number in range(4):  # the shipped network and its head, on drawn leather
-        picture = Image.fromarray(render_leather(np.random.default_rng(number), 448))
+        picture = Image.fromarray(render_leather(np.random.default_rng(100 + number), 448, hide=hide))
         picture.crop((0, 100, 448, 260) if number == 3 else (0, 0, 448, 448)).save(tmp_path / f"camera/{number}.png")
     folder, _ = inspect([str(tmp_path / "camera")], Options(), output=tmp_path / "out")
     about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))

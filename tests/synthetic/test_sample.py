@@ -20,6 +20,7 @@ SMALL = {
     "images_per_class": 30,
     "size": 64,
     "mvtec_size": 64,
+    "hide_size": 320,
     "mvtec_counts": {"train/good": 3, "test/good": 2} | {f"test/{defect}": 2 for defect in MVTEC_KINDS},
 }
 TINY = SMALL | {"images_per_class": 15, "size": 32, "mvtec_size": 32}
@@ -66,6 +67,18 @@ def test_mvtec_layout_and_masks(sample):
             assert set(np.unique(mask)) == {0, 255}
 
 
+def test_three_hides_with_their_masks(sample):
+    pictures = sorted((sample / "hides").iterdir())
+    assert [path.name for path in pictures] == ["01_black_table.jpg", "02_white_table.jpg", "03_wood_table.jpg"]
+    for path in pictures:
+        leather, defects = (
+            pixels(sample / "hides_truth" / part / f"{path.stem}.png") for part in ("leather", "defects")
+        )
+        assert pixels(path).shape == (256, 320, 3) and leather.shape == defects.shape == (256, 320)
+        assert set(np.unique(leather)) == set(np.unique(defects)) == {0, 255}
+        assert (leather[defects > 0] == 255).all() and 0.35 < (leather > 0).mean() < 0.7
+
+
 def test_masks_cover_what_was_painted(sample, tmp_path, monkeypatch):
     def paint_nothing(image, generator, *, kind, scale):
         return image, np.zeros(image.shape[:2], np.uint8)
@@ -83,7 +96,7 @@ def test_masks_cover_what_was_painted(sample, tmp_path, monkeypatch):
 
 
 def test_all_images_are_different(sample):
-    images = [path for path in sample.rglob("*.png") if "ground_truth" not in path.parts]
+    images = [path for path in sample.rglob("*.png") if not {"ground_truth", "hides_truth"} & set(path.parts)]
     assert len({pixels(path).tobytes() for path in images}) == len(images) == 6 * 30 + 3 + 2 + 5 * 2
 
 
@@ -186,6 +199,7 @@ def test_never_overwrites_what_is_there(tmp_path):
         {"images_per_class": 13},
         {"size": 31},
         {"mvtec_size": 31},
+        {"hide_size": 319},
         {"mvtec_counts": {"test/scratch": 1}},
         {"mvtec_counts": {"test/cut": -1}},
     ],
