@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NOTEBOOKS := 1.0.download-datasets 2.0-EDA-Leather-Defect-dataset 3.0-EDA-MVTec-dataset 4.0.model-training
+LOWEST := .venv-lowest
+NOTEBOOKS := 1.0.download-datasets 2.0-EDA-Leather-Defect-dataset 3.0-EDA-MVTec-dataset 4.0.model-training \
+  5.0.inspect-your-leather
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab tensorboard sample baselines strip clean
+.PHONY: help setup demo test lint lab tensorboard sample inspect baselines strip clean chaos audit test-lowest
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=")'
@@ -24,7 +26,7 @@ $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 
 setup: $(BIN)/.installed ## Make .venv and install the package with all extras (about 6 GB, minutes)
 
-demo: $(BIN)/.installed ## Run the four notebooks on the built-in sample; reports/sample, reports/notebooks
+demo: $(BIN)/.installed ## Run the five notebooks on the built-in sample; reports/sample, reports/notebooks
 	@mkdir -p reports/notebooks
 	@for notebook in $(NOTEBOOKS); do \
 	  echo "== $$notebook"; \
@@ -35,7 +37,7 @@ demo: $(BIN)/.installed ## Run the four notebooks on the built-in sample; report
 	done
 	@echo "Executed notebooks: reports/notebooks/   Reports: reports/sample/"
 
-test: $(BIN)/.installed-dev ## Lint, unit tests, and the four notebooks in a tiny mode
+test: $(BIN)/.installed-dev ## Lint, unit tests, and the five notebooks in a tiny mode
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
@@ -53,8 +55,31 @@ tensorboard: $(BIN)/.installed ## Watch the trainings in logs/
 sample: $(BIN)/.installed ## Only make the built-in sample data
 	$(BIN)/python -m src.data.download --source sample
 
+inspect: $(BIN)/.installed ## PICTURES=folder: find defects on your own photographs; docs/inspect.md names the other variables
+	$(BIN)/python -m src.inspection "$(PICTURES)" $(if $(NORMALS),--normals "$(NORMALS)") $(if $(MASK),--mask "$(MASK)") \
+	  $(if $(MM_PER_PIXEL),--mm-per-pixel $(MM_PER_PIXEL)) $(if $(CLASSIFIER),--classifier "$(CLASSIFIER)") \
+	  $(if $(THRESHOLD),--threshold $(THRESHOLD)) $(if $(RULES),--rules "$(RULES)") $(if $(OUTPUT),--output "$(OUTPUT)") \
+	  $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
 baselines: $(BIN)/.installed ## Fill the table of baselines, 25 minutes on two cores (needs the six-class set and 2.0)
 	$(BIN)/python -m benchmarks.baselines
+
+chaos: $(BIN)/.installed-dev ## Kill the sample, download, training and baselines 100 times (an hour; goes on when called again)
+	$(BIN)/python -m tools.chaos
+
+audit: $(BIN)/.installed-dev ## Look for known vulnerabilities of what is installed (needs pypi.org)
+	@$(BIN)/python -c 'import requests; requests.get("https://pypi.org/pypi/pip/json", timeout=10).raise_for_status()' \
+	  2>/dev/null || { echo "make audit: the list of vulnerabilities at pypi.org cannot be reached; NOTHING WAS CHECKED"; exit 2; }
+	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
+
+$(LOWEST)/.installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(LOWEST)
+	sed -E 's/ *#.*//; s/>=/==/' requirements.txt > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet -r $(LOWEST)/lowest.txt -r requirements-dev.txt
+	touch $@
+
+test-lowest: $(LOWEST)/.installed ## The tests with the lowest versions that requirements.txt allows (.venv-lowest, 6 GB)
+	$(LOWEST)/bin/python -m pytest
 
 strip: $(BIN)/.installed-dev ## Take the outputs out of the notebooks
 	$(BIN)/nbstripout *.ipynb

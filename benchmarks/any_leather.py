@@ -37,7 +37,7 @@ from src.config import MVTEC_FOLDER, paths
 from src.data.pictures import load_image, picture_size
 from src.data.splits import mvtec_split
 from src.data.tables import class_root, classes_of, index_images, index_mvtec
-from src.files import file_digest, file_identity, identity_of, write_json
+from src.files import file_digest, identity_of, write_json
 from src.localisation.encoder import TILE, Encoder, camera_zoom
 from src.localisation.evaluation import localisation_metrics
 from src.localisation.head import CELL, FINE, Head, load_head
@@ -108,7 +108,7 @@ def part_files(
     start: Path, backbone: Backbone, encoder: Encoder, heads: dict[str, Head], paths: list[str]
 ) -> dict[str, Path]:
     """The file of each head, and of own distances, for a part of the study that is of these images."""
-    about = VERSION, backbone.identity, encoder.blocks, encoder.zoom, list(map(file_identity, paths))
+    about = VERSION, backbone.identity, encoder.blocks, encoder.zoom, list(map(file_digest, paths))
     return {name: start.with_name(f"{start.name}_{identity_of(name, *about)[:16]}.json") for name in (OWN, *heads)}
 
 

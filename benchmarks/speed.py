@@ -41,6 +41,7 @@ from tqdm import trange
 from benchmarks.tables import markdown_rows, write_results
 from src.backbone.device import autocast, choose_device, choose_precision
 from src.backbone.vit import load_backbone
+from src.backbone.weights import read_state
 from src.classifier.model import create_model
 from src.classifier.training import train_model
 from src.config import MVTEC_FOLDER, SAMPLE, paths
@@ -67,7 +68,7 @@ def anomalib_dino(backbone: str, weights: str, normals: list[str], side: int) ->
     except ImportError:
         return None
     create = timm.create_model
-    overlay = {"file": weights, "num_classes": 0}
+    overlay = {"state_dict": read_state(backbone, Path(weights)), "num_classes": 0}
     timm.create_model = lambda name, **options: create(name, **options | {"pretrained_cfg_overlay": overlay})
     try:
         model = AnomalyDINO(encoder_name=backbone).model

@@ -28,6 +28,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#E3E6EA",
+    "text.parse_math": False,  # a $ in a name is no formula
 }
 
 
@@ -66,7 +67,8 @@ def plot_pictures(
 def save_figure(figure: Figure, path: Path, *, photographs: bool = False) -> Path:
     """Writes a PNG, closes the figure and returns the path. Steps of 5 grey levels are unseen and save a quarter."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=100 if photographs else 150, bbox_inches="tight")
+    with mpl.rc_context(STYLE):  # labels of ticks are made only now
+        figure.savefig(drawn, format="png", dpi=100 if photographs else 150, bbox_inches="tight")
     plt.close(figure)
     coarse = Image.open(drawn).convert("RGB").point([min((value + 2) // 5 * 5, 255) for value in range(256)] * 3)
     with whole_file(path) as stream:

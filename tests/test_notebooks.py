@@ -1,9 +1,10 @@
-"""The four notebooks: the house rules that can be checked by reading them, and one run of all in a tiny mode."""
+"""The five notebooks: the house rules that can be checked by reading them, and one run of all in a tiny mode."""
 
 import json
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -57,8 +58,8 @@ def code_cells(path):
 # -- rules ----------------------------------------------------------------------------------------------
 
 
-def test_the_four_notebooks_are_there():
-    assert [path.name.split("-")[0].split(".")[:2] for path in NOTEBOOKS] == [[str(i), "0"] for i in range(1, 5)]
+def test_the_five_notebooks_are_there():
+    assert [path.name.split("-")[0].split(".")[:2] for path in NOTEBOOKS] == [[str(i), "0"] for i in range(1, 6)]
 
 
 def test_it_is_a_valid_notebook(path):
@@ -104,7 +105,7 @@ def test_outputs_are_none_or_of_one_complete_run(path):
 
 @pytest.mark.slow
 @pytest.mark.enable_socket  # kernels are spoken to over local ports
-def test_all_four_run_in_order(tmp_path, monkeypatch):
+def test_all_five_run_in_order(tmp_path, monkeypatch):
     output = tmp_path / "output"
     for name, value in {
         "LEATHER_SOURCE": "sample",
@@ -127,6 +128,9 @@ def test_all_four_run_in_order(tmp_path, monkeypatch):
     if not trained:
         pytest.skip(f"4.0 was not run: {paths.shipped_backbone.name} has not been distilled yet")
     check_training(output)
+    report = output / "reports" / "inspection" / "hides"
+    table = pd.read_csv(report / "inspection.csv")
+    assert len(table) == 3 and not table["error"].notna().any() and (report / "index.html").stat().st_size > 10_000
 
 
 def run(path):

@@ -61,3 +61,11 @@ def test_the_shipped_backbone_travels_along_and_output_goes_into_the_current_fol
     weights, folders = run(BACKBONE, site, tmp_path).splitlines()[-2:]
     assert weights.startswith("shipped") and folders == f"{tmp_path} {tmp_path / 'models'}"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_of_weights_is_read_but_by_the_one_loader():
+    """timm and torch run code of a pickle unless each call says otherwise."""
+    places = [path for folder in ("src", "tools", "benchmarks") for path in (paths.root / folder).rglob("*.py")]
+    for call in ("torch.load(", "load_checkpoint(", "pickle.", "joblib.load(", '"file": str(', "allow_pickle=True"):
+        found = [path.name for path in places if call in path.read_text(encoding="utf-8")]
+        assert set(found) <= {"files.py" if call == "torch.load(" else "checkpoints.py"}, call

@@ -72,3 +72,12 @@ def test_pictures_in_rows_hide_places_without_one():
     assert [axis.get_title(loc="center") for axis in figure.axes[:4]] == list("abcd")
     assert [len(axis.collections) for axis in figure.axes[:4]] == [1, 0, 1, 0]  # an empty mask has no outline
     assert all(axis.spines["left"].get_visible() for axis in figure.axes[:4])
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path):
+    name = r"5$ and $\frac{ of a hide$"  # as a formula it is an error
+    figure = plot_pictures([np.zeros((8, 8, 3), np.uint8)], [name], title=f"{name}\n{name}", columns=1)
+    figure.axes[0].set_xticks([2], [name])  # written only when the figure is saved
+    bars = figure.add_axes([0.1, 0.1, 0.2, 0.2])
+    bars.barh([name, "other"], [1, 2])
+    assert save_figure(figure, tmp_path / "x.png").is_file()

@@ -25,6 +25,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from src.backbone.vit import load_backbone
 from src.config import paths
 from src.files import file_digest, load_tensors, save_tensors, whole_file
 from tools.crops import (
@@ -50,11 +51,7 @@ START_CROPS = 800  # of 112 px, 49 patches each, for the closed-form start
 
 
 def load_teacher(file: Path) -> nn.Module:
-    overlay = {"file": str(file), "num_classes": 0}
-    teacher = timm.create_model(
-        TEACHER, pretrained=True, num_classes=0, dynamic_img_size=True, pretrained_cfg_overlay=overlay
-    )
-    return teacher.eval().requires_grad_(False)
+    return load_backbone(TEACHER, str(file)).network.eval().requires_grad_(False)
 
 
 def new_student(seed: int) -> tuple[nn.Module, nn.Linear]:

@@ -17,7 +17,7 @@ from sklearn.svm import SVC
 
 from src.classifier.features import compute_features
 from src.classifier.model import create_model
-from src.config import PAPER, Config, paths
+from src.config import PAPER, SMALL, Config, paths
 from src.data.tables import classes_of
 from src.eda.audit import COLOUR_NUMBERS
 from src.eda.describe import describe_images
@@ -37,7 +37,9 @@ ABOUT = {
     "honest": "texture, or texture and {vit} (frozen, blocks {blocks}), as validation decides",
     "cnn": "ResNet-18 from scratch on grey pictures freed of light; one network a split",
     "fine-tuned": "{vit}, all weights, published rates, {epochs} epochs; one network a split",
+    "small": "{small}, preset small (upper blocks trained); one network a split",
 }
+SLOW = ("cnn", "fine-tuned", "small")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,18 @@ class Row:
     name: str
     about: str  # for readers
     create: Callable[[], NumbersRecipe | NetworkRecipe | ConvolutionRecipe]  # when first needed: features take minutes
+    config: Config  # its answers are kept by these settings
     slow: bool = False  # minutes a split: only when asked for, and only on the two protocols that lead
     version: int = 1  # raise it when the same split no longer gives the same answers
 
 
-def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.models) -> list[Row]:
-    """All rows, from the simplest to the strongest; the config has the backbone and blocks of the ViT rows."""
+def table_rows(
+    table: pd.DataFrame, config: Config, *, small_weights: str = SMALL.weights, models: Path = paths.models
+) -> list[Row]:
+    """All rows, from the simplest to the strongest; the config has the backbone and blocks of the ViT rows.
+
+    ``small_weights`` are those of the row of preset `SMALL`.
+    """
     classes, cache, seed = classes_of(table), models / "cache", config.seed
 
     def frozen(settings: Config) -> pd.DataFrame:
@@ -71,6 +79,7 @@ def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.mode
 
     fine = {"image_size": config.image_size, "epochs": FINE_TUNING_EPOCHS, "seed": seed}
     tuned = PAPER.but(run="fine-tuned", backbone=config.backbone, weights=config.weights, **fine)
+    small = SMALL.but(run="small", weights=small_weights, seed=seed)
     forest = RandomForestClassifier(300, random_state=seed, n_jobs=-1)
     coarse = RandomForestClassifier(300, min_samples_leaf=20, random_state=seed, n_jobs=-1)
     machines = [make_pipeline(StandardScaler(), SVC(C=c, probability=True, random_state=seed)) for c in (1, 10)]
@@ -84,17 +93,18 @@ def table_rows(table: pd.DataFrame, config: Config, *, models: Path = paths.mode
         "honest": honest,
         "cnn": lambda: ConvolutionRecipe(seed=seed, classes=classes),
         "fine-tuned": lambda: NetworkRecipe(tuned, classes),
+        "small": lambda: NetworkRecipe(small, classes),
     }
     blocks = ", ".join(map(str, config.feature_blocks))
-    facts = {"vit": config.backbone, "blocks": blocks, "epochs": FINE_TUNING_EPOCHS}
+    facts = {"vit": config.backbone, "small": SMALL.backbone, "blocks": blocks, "epochs": FINE_TUNING_EPOCHS}
     return [
-        Row(name, ABOUT[name].format(**facts), recipe, slow=name in ("cnn", "fine-tuned"))
+        Row(name, ABOUT[name].format(**facts), recipe, small if name == "small" else config, slow=name in SLOW)
         for name, recipe in recipes.items()
     ]
 
 
 def honest_candidates(texture: pd.Index, tokens: pd.Index, seed: int) -> tuple[ClassifierMixin, ...]:
-    """What carried furthest over to unseen hides; ``references/experiments.md`` says what did not."""
+    """What carried furthest over to unseen hides; ``docs/experiments.md`` says what did not."""
 
     def on(columns: pd.Index, classifier: ClassifierMixin) -> Pipeline:
         return make_pipeline(ColumnTransformer([("scaled", StandardScaler(), list(columns))]), classifier)

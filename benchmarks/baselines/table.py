@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from src.backbone.vit import WeightsError
 from src.classifier.evaluation import METHODS, Answers, Predictions, describe_machine
 from src.classifier.features import weights_identity
 from src.classifier.report import HONEST_PROTOCOL, USUAL, images_identity
-from src.config import FOLD_PROTOCOLS, HONEST, Config, paths
+from src.config import FOLD_PROTOCOLS, HONEST, SMALL, paths
 from src.data.download import run_name
 from src.data.tables import IMAGE_LIST, class_root, classes_of, picture_identities, read_image_list
 from src.files import identity_of, read_kept, write_kept
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
     parser.add_argument("--data", type=Path, default=paths.data, help="folder that LEATHER_DATA could name")
     parser.add_argument("--weights", default=HONEST.weights, help="a weights file instead of the shipped backbone")
+    parser.add_argument("--small-weights", default=SMALL.weights, help="a file of DINOv2 ViT-S/14 for the row small")
     parser.add_argument("--rows", nargs="+", choices=ABOUT, help="default: all but the slow ones")
     parser.add_argument("--slow", action="store_true", help="also the rows that train networks, about two hours")
     parser.add_argument("--protocols", nargs="+", choices=ALL_PROTOCOLS, default=ALL_PROTOCOLS)
@@ -50,12 +52,13 @@ def main() -> None:
     config = HONEST.but(weights=options.weights)
     try:
         table = read_image_list(class_root(options.data), paths.eda_of(run_name(options.data)) / IMAGE_LIST)
-        rows = [row for row in table_rows(table, config) if row.name in (options.rows or ABOUT)]
+        rows = table_rows(table, config, small_weights=options.small_weights)
+        rows = [row for row in rows if row.name in (options.rows or ABOUT)]
         rows = [row for row in rows if options.rows or options.slow or not row.slow]
-        report = fill_table(table, rows, options.protocols, config, splits=options.reports / "splits")
+        report = fill_table(table, rows, options.protocols, seed=config.seed, splits=options.reports / "splits")
     except (FileNotFoundError, WeightsError, ValueError) as error:
         parser.exit(1, f"{error}\n")
-    for path in write_baselines(report, options.reports):
+    for path in write_baselines(with_earlier_rows(report, options.reports), options.reports):
         print(paths.relative(path))
 
 
@@ -63,38 +66,48 @@ def fill_table(
     table: pd.DataFrame,
     rows: list[Row],
     protocols: tuple[str, ...],
-    config: Config,
     *,
+    seed: int,
     splits: Path,
     models: Path = paths.models,
 ) -> dict[str, Any]:
     """The content of ``baselines.json``: ``rows``, by name ``about`` and ``protocols`` of `protocol_report`; ``run``.
 
     Answers that are there already, of the same pictures and settings, are taken, and so are the splits of the files in
-    ``splits``; others are drawn by the seed of the config. Raises ValueError if a split's file is of other images.
+    ``splits``; others are drawn by the seed. Raises ValueError if a split's file is of other images.
     """
-    members_of = {protocol: splits_of(table, protocol, config.seed, splits) for protocol in protocols}
+    members_of = {protocol: splits_of(table, protocol, seed, splits) for protocol in protocols}
     jobs = [(r, protocol) for r in rows for protocol in protocols if not r.slow or protocol in SLOW_PROTOCOLS]
     create = {row.name: functools.cache(row.create) for row in rows}
-    run = {"backbone": config.backbone, "weights": Path(config.weights).name, "seed": config.seed}
-    run |= {"n": len(table), "images": images_identity(table), **describe_machine()}
+    run = {"n": len(table), "images": images_identity(table), "seed": seed}
     report: dict[str, Any] = {"rows": {}, "run": run}
     for row, protocol in (bar := tqdm(jobs, desc="table", unit="entry")):
         bar.set_postfix_str(f"{row.name}, {protocol}")
         answers = {}
         for name, members in tqdm(members_of[protocol].items(), desc=row.name, unit="split", leave=False):
-            file = models / "cache" / "answers" / f"{row.name}-{_identity(row, members, config)[:24]}.pt"
-            if (kept := read_kept(file)) is None:
+            file = models / "cache" / "answers" / f"{row.name}-{_identity(row, members)[:24]}.pt"
+            if (answer := read_kept(file, lambda kept: _from_kept(kept, table))) is None:
                 write_kept(kept := _to_keep(create[row.name]().answer(members)), file)
-            answers[name] = _from_kept(kept, table)
-        entry = report["rows"].setdefault(row.name, {"about": row.about, "protocols": {}})
-        entry["protocols"][protocol] = protocol_report(answers, protocol, seed=config.seed)
+                answer = _from_kept(kept, table)
+            answers[name] = answer
+        network = {"backbone": row.config.backbone, "weights": Path(row.config.weights).name}
+        new = {"about": row.about, "protocols": {}, "run": network | describe_machine()}
+        entry = report["rows"].setdefault(row.name, new)
+        entry["protocols"][protocol] = protocol_report(answers, protocol, seed=seed)
     return report
 
 
-def _identity(row: Row, members: list[pd.DataFrame], config: Config) -> str:
+def with_earlier_rows(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The table with the rows that it lacks of the one in ``folder``, if that is of the same images and seed."""
+    file = folder / "baselines.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"run": None}
+    rows = earlier["rows"] | report["rows"] if earlier["run"] == report["run"] else report["rows"]
+    return report | {"rows": {name: rows[name] for name in ABOUT if name in rows}}
+
+
+def _identity(row: Row, members: list[pd.DataFrame]) -> str:
     """Changes with the pictures, the split, the settings, the weights and the versions of what computes."""
-    settings = config.but(weights=weights_identity(config.weights)).to_dict()
+    settings = row.config.but(weights=weights_identity(row.config.weights)).to_dict()
     splits = [list(zip(picture_identities(m), m["label"], m["part"], strict=True)) for m in members]
     return identity_of(ANSWERS_VERSION, row.name, row.version, settings, splits)
 

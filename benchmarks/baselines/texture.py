@@ -17,6 +17,7 @@ from src.data.pictures import load_image
 from src.data.tables import picture_identities
 from src.files import identity_of, read_kept, write_kept
 
+NUMBERS = 288
 TEXTURE_VERSION = 1  # raise it when the same picture no longer gives the same numbers
 SIDE = 227  # pixels; pictures of another size are brought to it, or their grain would be measured at another scale
 SMOOTHINGS = (0, 1, 2, 4)  # pixels of the Gaussian before the patterns: fine grain and noise, then coarser forms
@@ -32,9 +33,8 @@ ILLUMINATION = 15.0  # pixels; what varies more slowly counts as light, not as g
 def texture_table(table: pd.DataFrame, *, cache: Path | None = None) -> pd.DataFrame:
     """Numbers of `texture_numbers` for every image, one row each, index ``file``; kept in the folder ``cache``."""
     file = cache and Path(cache) / f"texture_{identity_of(TEXTURE_VERSION, picture_identities(table))[:24]}.pt"
-    if kept := read_kept(file):
-        values = kept["numbers"].numpy()
-    else:
+    values = read_kept(file, lambda kept: kept["numbers"].numpy().reshape(len(table), NUMBERS))
+    if values is None:
         numbers = Parallel(-1, return_as="generator")(delayed(texture_numbers)(path) for path in table["path"])
         values = np.stack(list(tqdm(numbers, desc="texture", unit="img", total=len(table))))
         write_kept({"numbers": torch.from_numpy(values)}, file)

@@ -14,12 +14,9 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from ..config import paths
+from .weights import WeightsError, check_fit, read_state
 
 SHIPPED_ARCHITECTURE = "vit_tiny_patch16_224"
-
-
-class WeightsError(RuntimeError):
-    """Backbone weights that cannot be had or do not fit; the message says which and what to do."""
 
 
 class NotATransformerError(ValueError):
@@ -144,7 +141,7 @@ def load_backbone(
     if keep_blocks is not None:
         if not 1 <= keep_blocks <= depth:
             raise ValueError(f"keep_blocks is {keep_blocks}; {name} has {depth} blocks")
-        network.prune_intermediate_layers([keep_blocks - 1])
+        network.prune_intermediate_layers([keep_blocks - 1], prune_head=False)  # it pools the tokens
         description += f", the lowest {keep_blocks} of {depth} blocks"
     return Backbone(network, name=name, weights=description)
 
@@ -163,9 +160,12 @@ def _create(name: str, file: Path | None, *, pretrained: bool, image_size: int |
     options = {"pretrained": pretrained, "num_classes": 0, "dynamic_img_size": True}
     if image_size is not None:
         options["img_size"] = image_size
-    if file is not None:
-        options["pretrained_cfg_overlay"] = {"file": str(file), "num_classes": 0}
     advice = f"{name} is no plain Vision Transformer of timm; try vit_base_patch16_224"
+    if not timm.is_model(name.split(".")[0]):  # a checkpoint may name hf-hub:..., which timm would contact
+        raise NotATransformerError(advice)
+    if file is not None:  # timm gets tensors, not the file: some of its versions run code that a file holds
+        state = read_state(name, file)
+        options["pretrained_cfg_overlay"] = {"state_dict": state, "num_classes": 0, "custom_load": False}
     try:
         network = timm.create_model(name, **options)
     except Exception as error:  # hub, safetensors, pickle and shape errors have no common kind
@@ -181,6 +181,9 @@ def _create(name: str, file: Path | None, *, pretrained: bool, image_size: int |
         ) from error
     if not all(hasattr(network, part) for part in ("blocks", "patch_embed", "num_prefix_tokens")):
         raise NotATransformerError(advice)
+    if file is not None:
+        network.pretrained_cfg.pop("state_dict")
+        check_fit(network, name, file, state)
     return network
 
 

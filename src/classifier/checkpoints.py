@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..files import CheckpointError, load_tensors, save_tensors
+from ..files import CheckpointError, fitting, load_tensors, save_tensors
 from .model import ViTMultiClassClassifier
 
 CHECKPOINT_FORMAT = 2  # 1 had the block of localisation among the settings
@@ -44,14 +44,12 @@ def load_checkpoint(
     content = load_tensors(path)
     if content.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}: it says {content.get('format')}")
-    try:
+    with fitting(path):
         names, state = tuple(content["class_names"]), content["state"]
         model = ViTMultiClassClassifier(len(names), False, class_names=names, **content["settings"])
         model.normal_features = state["normal_features"].clone()  # the bank's length is the checkpoint's
         model.load_state_dict(state)
         model.weights_description = content["weights_description"]
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} does not fit its own settings {content.get('settings')}: {error}") from error
     if class_names is not None and names != tuple(class_names):
         raise CheckpointError(
             f"{path} was trained for the classes {', '.join(names)}; expected {', '.join(class_names)}, in this order"

@@ -23,6 +23,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from .. import metrics
 from ..config import Config
+from ..data.pictures import picture_size
 from ..data.tables import Classes
 from .features import compute_features
 from .model import ViTMultiClassClassifier
@@ -178,9 +179,12 @@ def hides_of(tests: Sequence[Predictions]) -> np.ndarray | None:
     return np.concatenate(hides) if len(hides) == len(tests) else None
 
 
-def classifier_on_mvtec(model: ViTMultiClassClassifier, test: pd.DataFrame) -> dict[str, dict[str, float]]:
+def classifier_on_mvtec(
+    model: ViTMultiClassClassifier, test: pd.DataFrame, *, workers: int | None = None
+) -> dict[str, dict[str, float]]:
     """Image AUROC and AP of the classifier's three scores on MVTec: what the trained model itself carries over."""
-    answers = model.detect_from_features(compute_features(model, test).to(model.normal_features.device))
+    features = compute_features(model, test, workers=workers).to(model.normal_features.device)
+    answers = model.detect_from_features(features)
     is_defect = (test["defect"] != "good").to_numpy()
     return {name: metrics.image_metrics(is_defect, answers[key].cpu().numpy()) for name, key in METHODS.items()}
 
@@ -196,6 +200,7 @@ def describe_run(
         **settings,
         "weights": model.weights_description,  # never the path of a file
         "image_size": model.image_size,
+        "picture_side": int(np.median([max(picture_size(path)) for path in table["path"]])),
         "best_epoch": result.best_epoch,
         "images": {part: int(n) for part, n in table["part"].value_counts().items()},
         "normal_bank": len(model.normal_features),

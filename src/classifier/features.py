@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +43,35 @@ class PictureDataset(Dataset):
         return torch.stack([self.transform(load_image(self.paths[i])) for i in indices]), self.targets[indices]
 
 
+class ShareSampler(BatchSampler):
+    """A process's share of each batch; where that is empty the first index, which then must not count."""
+
+    share = slice(None)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self.share] or batch[:1] for batch in super().__iter__())
+
+
 def load_batches(
-    dataset: Dataset, size: int, *, device: torch.device, workers: int = 0, generator: torch.Generator | None = None
+    dataset: Dataset,
+    size: int,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    generator: torch.Generator | None = None,
+    share: slice = slice(None),
 ) -> DataLoader:
-    """Batches of a data set that takes lists of indices, in the order of a generator or in its own."""
+    """Batches of a data set that takes lists of indices, in the order of a generator or in its own; or a share of each.
+
+    One of several processes passes ``share=slice(its number, None, processes)``; all get as many batches.
+    """
     sampler = SequentialSampler(dataset) if generator is None else RandomSampler(dataset, generator=generator)
+    batches = ShareSampler(sampler, size, drop_last=False)
+    batches.share = share
     return DataLoader(
         dataset,
         batch_size=None,  # one by one, features would take longer than learning from them
-        sampler=BatchSampler(sampler, size, drop_last=False),
+        sampler=batches,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=generator,
@@ -83,7 +104,7 @@ def compute_features(
     data_type, digest = choose_precision(device, precision), weights_digest(model.to(device).backbone)
     settings = model.settings["backbone"], model.feature_blocks, model.image_size, str(data_type)
     file = cache and Path(cache) / f"features_{identity_of(FEATURES_VERSION, digest, settings)[:24]}.pt"
-    known, rows = read_kept(file) or {}, table.assign(identity=picture_identities(table))
+    known, rows = read_kept(file, partial(_fitting, model)) or {}, table.assign(identity=picture_identities(table))
     missing = rows[~rows["identity"].isin(list(known))].drop_duplicates("identity")
     if len(missing):
         dataset = PictureDataset(missing, model.transform, missing["identity"].to_numpy())
@@ -91,6 +112,12 @@ def compute_features(
         _compute(model, load_batches(dataset, IMAGES_AT_ONCE, device=device, workers=workers), data_type, known, file)
     features = torch.stack([known[identity] for identity in rows["identity"]])
     return features if raw else model.standardise(features.to(device)).cpu()
+
+
+def _fitting(model: ViTMultiClassClassifier, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    if any(features.shape != (model.num_features,) for features in kept.values()):
+        raise ValueError(f"it holds no features of {model.num_features} numbers")
+    return kept
 
 
 def _compute(

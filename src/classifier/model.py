@@ -97,9 +97,11 @@ class ViTMultiClassClassifier(nn.Module):
     def _raw_features(self, images: Tensor) -> Tensor:
         if not self.feature_blocks:
             return self.backbone(images)
-        options = {"intermediates_only": True, "return_prefix_tokens": True, "output_fmt": "NLC", "stop_early": True}
+        options = {"intermediates_only": True, "output_fmt": "NLC", "stop_early": True}
+        options["return_prefix_tokens"] = self.has_token  # without any, timm gives patches alone
         features = []
-        for patches, prefix in self.backbone.forward_intermediates(images, list(self.feature_blocks), **options):
+        for tokens in self.backbone.forward_intermediates(images, list(self.feature_blocks), **options):
+            patches, prefix = tokens if self.has_token else (tokens, None)
             patches = F.layer_norm(patches, patches.shape[-1:])  # blocks differ in scale
             features += [patches.mean(1), patches.std(1)]
             if self.has_token:

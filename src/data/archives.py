@@ -18,38 +18,62 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from tqdm.auto import tqdm
 
 from ..config import CLASS_NAMES
-from .manifest import CLASSES, MVTEC, SPLITS, DataError
+from ..files import writing
+from .checks import SPLITS, left_out
+from .manifest import CLASSES, MVTEC, DataError
 from .pictures import is_picture
 from .tables import HIDES, class_name
 
 # RuntimeError is zipfile's for encrypted files and unknown compressions
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, RuntimeError)
 
-Members = dict[str, tuple[int, Callable[[], IO[bytes]]]]  # by name: bytes when unpacked, and what opens it
+PACKED = {  # what tar and zip readers do not know
+    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"PK\7\x08": "one part of a split zip",
+}
+BOMB = 100_000_000  # bytes that a file may have and still be packed a hundredfold: no photograph can be
 
 
-def install(given: Path, data: Path, *, wanted: tuple[str, ...]) -> set[str]:
+class Member(NamedTuple):
+    """A file in an archive."""
+
+    size: int  # bytes when unpacked
+    packed: int  # bytes that it takes in the archive, at most
+    open: Callable[[], IO[bytes]]
+
+
+def install(given: Path, data: Path, *, wanted: tuple[str, ...], left: dict[str, str] | None = None) -> set[str]:
     """Puts the wanted published sets that a folder, zip or tar holds anywhere into ``data``; returns their names.
+
+    ``left`` is filled with what is not taken: how many files for each reason.
 
     Raises:
         DataError: If it is no archive, damaged or unsafe, or holds nothing wanted, a set twice, or an incomplete one.
         OSError: If it does not exist, or (errno ENOSPC) the disk is too small.
     """
-    work = data / ".incoming"
-    with _open_members(given) as members:
+    work = data / f".incoming.{os.getpid()}"
+    with _open_members(given) as members, writing(data):
         plan = _plan_files(given, members, wanted)
-        require_space(data, sum(size for size, _ in plan.values()), purpose=f"unpacking {given.name}")
-        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+        taken = set(plan.values())
+        others = left_out(name for name, member in members if member not in taken)
+        (left if left is not None else {}).update({f"from {given.name}, {why}": files for why, files in others.items()})
+        sizes = {file: member.size for file, member in plan.items()}
+        require_space(data, sum(sizes.values()), purpose=f"unpacking {given.name}")
+        for leftover in data.glob(".incoming*"):  # of processes that were killed: `acquire` lets in one at a time
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
-            for file, (_, open_member) in tqdm(plan.items(), unit="file", desc=given.name):
+            for file, member in tqdm(plan.items(), unit="file", desc=given.name):
                 (work / file).parent.mkdir(parents=True, exist_ok=True)
-                with open_member() as reader, (work / file).open("wb") as writer:
+                with member.open() as reader, (work / file).open("wb") as writer:
                     shutil.copyfileobj(reader, writer)
+            if sizes != {file: path.stat().st_size for file, path in files_below(work).items()}:
+                raise DataError(f"{given} unpacks to other files or sizes than it lists. Fetch it again.")
             parts = {file.split("/")[0] for file in plan}
             for part in parts:
                 (work / part).rename(data / part)
@@ -65,48 +89,64 @@ def files_below(folder: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def _open_members(given: Path) -> Iterator[Members]:
+def _open_members(given: Path) -> Iterator[list[tuple[str, Member]]]:
     try:
         if given.is_dir():
-            yield {name: (path.stat().st_size, partial(path.open, "rb")) for name, path in files_below(given).items()}
+            sizes = {name: (path, path.stat().st_size) for name, path in files_below(given).items()}
+            yield [(name, Member(size, size, partial(path.open, "rb"))) for name, (path, size) in sizes.items()]
         elif zipfile.is_zipfile(given):
             with zipfile.ZipFile(given) as opened:
                 infos = [info for info in opened.infolist() if not info.is_dir()]
-                yield {info.filename: (info.file_size, partial(opened.open, info)) for info in infos}
+                yield [(i.filename, Member(i.file_size, i.compress_size, partial(opened.open, i))) for i in infos]
         elif tarfile.is_tarfile(given):
             with tarfile.open(given) as opened:
-                yield _tar_members(opened)
+                yield _tar_members(opened, given.stat().st_size)
         else:
-            with given.open("rb") as file:
-                page = file.read(512).lstrip().startswith(b"<")
-            what = "a web page, of a quota or a log-in" if page else "neither a whole zip nor a tar"
-            raise DataError(f"{given} is {what}. Fetch it again in a browser.")
+            raise DataError(_name_kind(given))
     except DAMAGED as error:
         raise DataError(f"{given} cannot be unpacked: {error}. Fetch it again, or unpack it by hand.") from error
 
 
-def _tar_members(opened: tarfile.TarFile) -> Members:
-    infos = [tarfile.data_filter(info, ".") for info in opened.getmembers() if not info.isdir()]
-    if links := [info.name for info in infos if not info.isfile()]:
-        raise tarfile.ReadError(f"{links[0]} is a link")
+def _name_kind(given: Path) -> str:
+    with given.open("rb") as file:
+        start = file.read(512)
+    part = "one part of a split archive" if re.fullmatch(r"\.([zr]\d\d|\d{3})", given.suffix) else None
+    if kind := next((kind for magic, kind in PACKED.items() if start.startswith(magic)), part):
+        return f"{given} is {kind}. Unpack it by hand and pass the folder."
+    page = start.lstrip().startswith(b"<")
+    what = "a web page, of a quota or a log-in" if page else "neither a whole zip nor a tar"
+    return f"{given} is {what}. Fetch it again in a browser."
+
+
+def _tar_members(opened: tarfile.TarFile, packed: int) -> list[tuple[str, Member]]:
+    infos = [info for info in opened.getmembers() if not info.isdir()]
+    for info in infos:
+        if not info.isfile():
+            raise tarfile.ReadError(f"{info.name} is a {'link' if info.linkname else 'special file'}")
     opened.fileobj.seek(opened.offset)
     if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # the library takes it for the end
         raise tarfile.ReadError(f"damaged or cut off at byte {opened.offset:,}")
-    return {info.name: (info.size, partial(opened.extractfile, info)) for info in infos}
+    return [(info.name, Member(info.size, packed, partial(opened.extractfile, info))) for info in infos]
 
 
-def _plan_files(given: Path, members: Members, wanted: tuple[str, ...]) -> Members:
+def _plan_files(given: Path, members: list[tuple[str, Member]], wanted: tuple[str, ...]) -> dict[str, Member]:
     """The members to take, by the path below the data folder that they will have; DataError unless sets are whole."""
     plan, homes = {}, {}
-    for name, member in members.items():
-        name = name.replace("\\", "/")  # as some Windows programs write it
-        if re.match("/|[A-Za-z]:", name) or ".." in name.split("/"):
+    for name, member in members:
+        # Some Windows programs write folders so; behind a letter that is not ASCII it may be half of that letter.
+        name = re.sub(r"(?<![^\x00-\x7f])\\", "/", name)
+        if re.match("/|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
             raise DataError(f"{given} wants to write outside its folder, to {name}: do not use it")
         part, home, inside = _place(name)
         if part.split("/")[0] in wanted:
             if homes.setdefault(part, home) != home:
                 raise DataError(f"{given} holds {part} twice, in {homes[part]!r} and {home!r}: pass one of them")
-            plan[f"{part}/{inside}"] = member
+            file = f"{part}/{inside}"
+            if file in plan:
+                raise DataError(f"{given} holds {name} twice: unpack it by hand and pass the folder")
+            if member.size > max(BOMB, 100 * member.packed):
+                raise DataError(f"{given} packs the {member.size:,} bytes of {name} as no photograph can be: remove it")
+            plan[file] = member
     if not plan:
         expected = "images in folders named after the six classes, or MVTec AD's <category>/train/good"
         advice = f"For other classes set LEATHER_DATA to the folder that holds {CLASSES}/ or their folders."
@@ -128,17 +168,20 @@ def _place(file: str) -> tuple[str, str, str]:
     if hidden or not folders or not is_picture(name):
         return "", "", ""
     if class_name(folders[-1]) in CLASS_NAMES:
-        return CLASSES, "/".join(folders[:-1]), f"{folders[-1]}/{name}"
+        return CLASSES, "/".join(folders[:-1]), f"{folders[-1]}/{name}".replace("\\", "_")
     *home, split, defect = ["", *folders]
-    if split not in SPLITS:
+    if split.lower() not in SPLITS:
         return "", "", ""
-    category = "leather" if not home[-1] or home[-1].startswith(MVTEC) else home[-1]  # some archives do not name it
-    return f"{MVTEC}/{category}", "/".join(home[1:]), f"{split}/{defect}/{name}"
+    above = home[-1].lower()
+    category = "leather" if not above or above.startswith(MVTEC) else above  # some archives do not name it
+    defect = "good" if defect.lower() == "good" else defect
+    return f"{MVTEC}/{category}", "/".join(home[1:]), f"{split.lower()}/{defect}/{name}".replace("\\", "_")
 
 
 def require_space(folder: Path, needed: int, *, purpose: str) -> None:
     """Raises OSError (errno ENOSPC) unless ``needed`` bytes fit on the disk of ``folder``."""
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if needed > free:
-        sizes = f"needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free on the disk of {folder}"
-        raise OSError(errno.ENOSPC, f"{purpose} {sizes}. Make room, or make data/ a link to a larger disk")
+        scale, unit = next(pair for pair in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if needed >= pair[0])
+        sizes = f"needs {needed / scale:.1f} {unit}, but {free / scale:.1f} {unit} are free on the disk of {folder}"
+        raise OSError(errno.ENOSPC, f"{purpose} {sizes}. Make room, or make data/ a link to a larger disk") from None

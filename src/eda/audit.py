@@ -101,7 +101,7 @@ def colour_only_baseline(table: pd.DataFrame, *, seed: int = 42) -> dict[str, di
     for name, protocol in (("random", "random-80-20"), ("hide", "hide-5fold")):
         try:
             if name == "random":
-                folds = [[split_index(table, protocol, seed=seed)]]
+                folds = [[split_index(table, protocol, seed=seed, needed=("train", "test"))]]
             else:
                 folds = [rotations(fold, seed=seed) for fold in split_folds(table, protocol, seed=seed).values()]
         except ValueError as error:

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..data.pictures import UnreadableImageError, load_image
+from ..data.pictures import UnreadableImageError, load_image, open_picture, orientation
 from ..data.tables import order_classes
 
 Item = TypeVar("Item")
@@ -56,11 +56,11 @@ def _describe(path: Path, formats: dict[str, str]) -> dict[str, object]:
     row |= dict.fromkeys(("brightness", "contrast", *COLOURS, *(f"{name}_std" for name in COLOURS)), np.nan)
     try:
         row["bytes"] = path.stat().st_size
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             row |= {"width": image.width, "height": image.height, "mode": image.mode, "format": image.format}
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            turned = orientation(image)
         picture = load_image(path)
-    except (UnreadableImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnreadableImageError, OSError) as error:
         return row | {"problem": f"unreadable: {_reason(error)}; "}
     row["width"], row["height"] = picture.size
     (row["brightness"],), (row["contrast"],) = _moments(picture.convert("L"))
@@ -71,8 +71,8 @@ def _describe(path: Path, formats: dict[str, str]) -> dict[str, object]:
     expected = formats.get(path.suffix.lower())
     if expected != row["format"] and (expected, row["format"]) != ("JPEG", "MPO"):  # MPO: JPEGs of some phones
         row["problem"] += f"the file is {row['format']}, its name says {path.suffix}; "
-    if orientation in range(2, 9):
-        row["problem"] += f"turned by EXIF (orientation {orientation}); "
+    if turned in range(2, 9):
+        row["problem"] += f"turned by EXIF (orientation {turned}); "
     if row["contrast"] == 0:
         row["problem"] += "one single colour; "
     return row
@@ -130,12 +130,12 @@ def count_sizes(described: pd.DataFrame) -> pd.DataFrame:
 def class_share_of_variance(described: pd.DataFrame) -> pd.Series:
     """Share of the variance of brightness, contrast and colours that lies between the classes' means (eta squared).
 
-    In [0, 1]: 0 if all classes have the same mean, 1 if only classes differ, NaN if all readable images are alike.
+    In [0, 1]: 0 if all classes have the same mean, also if all readable images are alike, 1 if only classes differ.
     """
     columns = ["brightness", "contrast", *COLOURS]
     readable = described.dropna(subset=columns)
     between = readable.groupby("label")[columns].transform("mean").var(ddof=0)
-    return between / readable[columns].var(ddof=0)
+    return (between / readable[columns].var(ddof=0)).fillna(0.0)
 
 
 def example_pictures(table: pd.DataFrame, *, by: str, number: int, side: int = 256) -> dict[str, list[np.ndarray]]:

@@ -21,8 +21,10 @@ NAMES = {"cls": "class token, last block", "rollout": "rollout, all blocks"}
 def attention_maps(backbone: Backbone, test: pd.DataFrame) -> dict[str, np.ndarray]:
     """Attention of the class token to each image of `index_mvtec`, by the keys of `NAMES`, float32 (n, 256, 256).
 
-    Whole images at the model's input size; share of attention per patch. Raises ValueError without a class token.
+    Whole images at the model's input size; share of attention per patch. Without a class token there are none.
     """
+    if backbone.network.cls_token is None:
+        return {}
     transform = image_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
     maps: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for path in tqdm(test["path"], desc="attention", unit="img"):

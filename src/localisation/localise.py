@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,9 +19,12 @@ from .encoder import Encoder
 from .head import FINE, Head, cells_of, distance_channels, fine_picture, gaussian_blur, on_cells, pixel_channels
 from .references import References, choose_pictures, own_distances
 from .regions import Judgement, Thresholds, judge_map
+from .stream import each_picture, readable
 
 EVALUATION_SIZE = 256, 256  # px at which maps and masks are compared, as most of the field does
 PATCH_SHARE = 0.9  # of a patch that has to be leather, for its tokens to be compared with
+EDGE = 0.001  # of a picture's longer side: the rim of the leather is shadow and table
+MIRRORED = 0.05  # of the longer side: how far the mirror reaches into the leather
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,13 @@ class Detector:
     thresholds: Thresholds = Thresholds(np.inf, np.inf, "none yet")
     facts: dict[str, Any] = field(default_factory=dict)  # what a report says beside the figures
 
-    def judge(self, picture: Image.Image, *, leather: np.ndarray | None = None) -> Judgement:
+    def judge(
+        self, picture: Image.Image, *, leather: np.ndarray | None = None, without: int | None = None
+    ) -> Judgement:
         """The map, defects and verdict of a picture; ``leather``, bool (height, width), leaves the table out."""
-        return judge_map(self.anomaly_map(picture, self.encoder.tokens(picture), leather=leather), self.thresholds)
+        picture = without_table(picture, leather)
+        values = self.anomaly_map(picture, self.encoder.tokens(picture), leather=leather, without=without)
+        return judge_map(values, self.thresholds)
 
     def anomaly_map(
         self, picture: Image.Image, tokens: Tensor, *, leather: np.ndarray | None = None, without: int | None = None
@@ -45,20 +53,21 @@ class Detector:
 
         Without a head: log of the distance over the picture's median, to the references if there are any, else to the
         rest of the picture. ``without`` leaves one picture of the references out. What is no leather has the lowest
-        value; ValueError if there is none.
+        value; ValueError if there is none. A picture with a table and its tokens come from `without_table`.
         """
         cells = cells_of(*self.encoder.input_size(picture))
-        valid = None if leather is None else _shares(leather, tokens.shape[1:3]) >= PATCH_SHARE
-        if valid is not None and not valid.any():
-            raise ValueError(f"no patch of a picture of {picture.size} lies on leather: check the mask of the leather")
-        own = own_distances(tokens, valid=valid)
+        valid = leather_patches(leather, tokens)
         reference = None if self.references is None else self.references.distances(tokens, without=without)
-        channels = on_cells(distance_channels(own, reference, valid=valid), cells)
+        own = own_distances(tokens, valid=valid) if self.head or reference is None else None
+        del tokens  # of a large picture more than all that follows
         fine = tuple(FINE * side for side in cells)
         inside = None if leather is None else _shares(leather, fine) >= 0.5
         if self.head is None:
-            values = _plain_map(channels[: len(own)] if reference is None else channels[len(own) : -1], fine)
+            plain = own if reference is None else reference
+            channels = distance_channels(plain, None, valid=valid)[: len(plain)]
+            values = _plain_map(on_cells(channels, cells), fine)
         else:
+            channels = on_cells(distance_channels(own, reference, valid=valid), cells)
             pixels = pixel_channels(fine_picture(picture, cells)[None], valid=None if inside is None else inside[None])
             values = self.head.probabilities(channels, pixels)
         return values if inside is None else np.where(inside.numpy(), values, values.min())
@@ -69,10 +78,44 @@ def _plain_map(channels: Tensor, size: tuple[int, int]) -> np.ndarray:
     return gaussian_blur(large, FINE / 2)[0, 0].numpy()
 
 
+def leather_patches(leather: np.ndarray | None, tokens: Tensor) -> Tensor | None:
+    """Which patches of tokens (blocks, h, w, d) lie on leather, bool (h, w); ValueError if none does."""
+    valid = None if leather is None else _shares(leather, tokens.shape[1:3]) >= PATCH_SHARE
+    if valid is not None and not valid.any():
+        raise ValueError(f"no patch of a picture of {leather.shape[::-1]} lies on leather: check its mask")
+    return valid
+
+
 def _shares(mask: np.ndarray, size: tuple[int, int]) -> Tensor:
     """How much of each place of a grid (rows, columns) a bool mask covers, in [0, 1]."""
     values = Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)
     return Tensor(np.array(values))
+
+
+def without_table(picture: Image.Image, leather: np.ndarray | None) -> Image.Image:
+    """The picture with its leather, bool (height, width), mirrored into what is none: an edge would look like a defect.
+
+    Deep in the table the mirror goes to and fro. Raises ValueError if the mask has no leather, or another size.
+    """
+    if leather is None or leather.all():
+        return picture
+    if leather.shape != picture.size[::-1] or not leather.any():
+        raise ValueError(f"a mask of shape {leather.shape} with {leather.sum()} pixels of leather, for {picture.size}")
+    side = max(leather.shape)
+    inner = ndimage.binary_erosion(leather, iterations=max(1, round(EDGE * side)), border_value=1)
+    leather = inner if inner.any() else leather
+    nearest = ndimage.distance_transform_edt(~leather, return_distances=False, return_indices=True)
+    pixels, reach, limits = np.array(picture), MIRRORED * side, np.array(leather.shape)[:, None] - 1
+    for top in range(0, len(leather), 256):  # in bands: indices of a large picture are large
+        rows, columns = np.nonzero(~leather[top : top + 256])
+        edge = nearest[:, top + rows, columns]
+        inwards = edge - np.stack([top + rows, columns])
+        depth = np.maximum(np.hypot(*inwards), 1)
+        folded = reach - np.abs(reach - depth % (2 * reach))
+        source = np.clip(np.rint(edge + inwards * (folded / depth)).astype(int), 0, limits)
+        source = np.where(leather[tuple(source)], source, edge)
+        pixels[top + rows, columns] = pixels[tuple(source)]
+    return Image.fromarray(pixels)
 
 
 @dataclass(frozen=True)
@@ -117,8 +160,9 @@ class Localisation:
 
 
 def read_tokens(encoder: Encoder, test: pd.DataFrame) -> list[Tensor]:
-    """Tokens of every image of a table: its one way through the network."""
-    return [encoder.tokens(load_image(path)) for path in tqdm(test["path"], desc="tokens", unit="img")]
+    """Tokens of every image of a table: its one way through the network. Raises UnreadableImageError."""
+    answers = each_picture(encoder, list(test["path"]), lambda path, picture, tokens: tokens)
+    return [readable(answer) for _, answer in tqdm(answers, total=len(test), desc="tokens", unit="img")]
 
 
 def localise(detector: Detector, test: pd.DataFrame, tokens: list[Tensor], *, among: bool = False) -> Localisation:
@@ -126,6 +170,8 @@ def localise(detector: Detector, test: pd.DataFrame, tokens: list[Tensor], *, am
 
     ``among`` says that the references are these very images, by `choose_pictures`: each is compared with the others.
     """
+    if test.empty:
+        raise ValueError("there is no test image to localise on: expected rows of part test, see index_mvtec")
     own_number = {index: number for number, index in enumerate(choose_pictures(len(test)))} if among else {}
     judgements, masks, started = [], [], time.perf_counter()
     for index, row in enumerate(tqdm(test.itertuples(), total=len(test), desc=detector.protocol, unit="img")):
@@ -152,5 +198,9 @@ def evaluated_map(values: np.ndarray) -> np.ndarray:
 
 
 def evaluated_mask(mask: np.ndarray) -> np.ndarray:
-    """A mask as it is compared with maps: bool (256, 256)."""
-    return np.asarray(Image.fromarray(mask).resize(EVALUATION_SIZE, Image.Resampling.NEAREST))
+    """A mask as it is compared with maps: bool (256, 256), True where any of its pixels is: no small defect is lost."""
+    larger = tuple(map(max, mask.shape[::-1], EVALUATION_SIZE))
+    mask = np.asarray(Image.fromarray(mask).resize(larger, Image.Resampling.NEAREST))
+    for axis, side in enumerate(EVALUATION_SIZE[::-1]):
+        mask = np.logical_or.reduceat(mask, -(-np.arange(side) * mask.shape[axis] // side), axis=axis)
+    return mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ..backbone.vit import Backbone
+from ..data.checks import check_masks
 from ..data.pictures import load_image, picture_size
 from ..data.splits import mvtec_split, protocol_name
-from ..data.tables import index_mvtec
+from ..data.tables import digests, index_mvtec
 from .attention import attention_maps
 from .encoder import camera_zoom
 from .evaluation import brightness_control, localisation_metrics
@@ -20,6 +22,8 @@ from .head import find_head
 from .localise import Localisation, localise, read_tokens
 from .pixel_metrics import pixel_metrics
 from .thresholds import folder_detector, make_encoder, normals_detector, zero_shot_detector
+
+log = logging.getLogger(__name__)
 
 FURTHER_SHOTS = (1, 2)
 
@@ -48,8 +52,15 @@ def study_mvtec(
     except FileNotFoundError as error:
         print(f"Localisation is left out: {error}")
         return None
+    check_masks(table)
     protocol = protocol_name(int((table["part"] == "train").sum()))
     normals, test = mvtec_split(table, protocol)
+    copies = pd.Series(digests(normals["path"])).duplicated()
+    if copies.any():  # each would be judged by its copy, and set too low a threshold
+        log.warning(
+            "%d normal images are copies and left out, the first is %s", copies.sum(), normals["file"][copies].iloc[0]
+        )
+        normals = normals[~copies]
     pictures, head = [load_image(path) for path in normals["path"]], find_head(untrained)
     zoom = camera_zoom(map(picture_size, table["path"]))
     encoder = make_encoder(untrained, zoom=zoom, head=head)

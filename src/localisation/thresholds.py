@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..backbone.device import choose_device
+from ..backbone.engines import choose_engine
 from ..backbone.vit import Backbone
+from ..config import ENGINES, setting
 from ..synthetic.painter import add_defect
 from .encoder import Encoder
 from .head import Head
@@ -23,17 +26,31 @@ from .regions import Thresholds, judge_map
 ALARMS = 0.05  # share of good leather that may alarm, of the operating points that a head's file has
 PAINTED = 24  # painted pictures that set the threshold of plain distances, at least
 HELD_OUT = 16  # normal pictures, at most, that are judged by the others
+CALIBRATED = 16  # pictures, and inputs of the network, at most, that set the ranges of int8
 PLAIN_BLOCK = 0.6  # of the depth: the block whose plain distances are taken
 
 
-def make_encoder(backbone: Backbone, *, zoom: float, head: Head | None, depth: int | None = None) -> Encoder:
+def make_encoder(
+    backbone: Backbone,
+    *,
+    zoom: float,
+    head: Head | None,
+    depth: int | None = None,
+    engine: str | None = None,
+    calibration: Sequence[Image.Image] = (),
+) -> Encoder:
     """Reads the blocks of the head, or that of plain distances; the backbone is moved to the best device.
 
-    ``depth`` is that of the whole network, where training has kept only its lower blocks.
+    ``depth`` is that of the whole network, where training has kept only its lower blocks. ``engine`` is one of
+    `config.ENGINES`; None asks ``LEATHER_ENGINE``. Some of the pictures ``calibration`` set the ranges of int8.
     """
     backbone.network.to(choose_device())
     plain = min(plain_block(depth or backbone.depth), backbone.depth - 1)
-    return Encoder(backbone, head.facts.blocks if head else (plain,), zoom=zoom)
+    encoder = Encoder(backbone, head.facts.blocks if head else (plain,), zoom=zoom)
+    name = engine or setting("LEATHER_ENGINE", "auto", allowed=ENGINES)
+    inputs = [image for picture in calibration[:CALIBRATED] for image in encoder.inputs(picture)]
+    chosen = choose_engine(name, backbone, encoder.blocks, calibration=inputs[:: -(-len(inputs) // CALIBRATED) or 1])
+    return Encoder(backbone, encoder.blocks, zoom=zoom, engine=chosen)
 
 
 def plain_block(depth: int) -> int:
@@ -49,8 +66,7 @@ def references_of(tokens: list[Tensor], *, are_normal: bool, seed: int = 0) -> R
 
 def zero_shot_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Image]) -> Detector:
     """Compares each picture with itself alone. ``pictures`` set the thresholds where there is no head."""
-    detector = Detector("zero-shot", encoder, None, head)
-    return _ready(detector, _operating_point(head, "own") if head else painted_thresholds(detector, pictures))
+    return with_thresholds(Detector("zero-shot", encoder, None, head), pictures, [])
 
 
 def folder_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Image], tokens: list[Tensor]) -> Detector:
@@ -58,8 +74,7 @@ def folder_detector(encoder: Encoder, head: Head | None, pictures: list[Image.Im
     chosen = choose_pictures(len(tokens))
     pictures, tokens = [pictures[number] for number in chosen], [tokens[number] for number in chosen]
     references = references_of(tokens, are_normal=False)
-    detector = Detector("unlabelled-folder", encoder, references, head)
-    return _ready(detector, _operating_point(head, "folder") if head else painted_thresholds(detector, pictures))
+    return with_thresholds(Detector("unlabelled-folder", encoder, references, head), pictures, tokens)
 
 
 def normals_detector(
@@ -75,26 +90,46 @@ def normals_detector(
     chosen = [pictures[number] for number in choose_pictures(len(pictures), seed=seed)]
     tokens = [encoder.tokens(picture) for picture in tqdm(chosen, desc="normal", unit="img")]
     detector = Detector(protocol, encoder, references_of(tokens, are_normal=True, seed=seed), head)
-    detector = replace(detector, facts={"normal_images": len(pictures), "seed": seed})
+    return with_thresholds(replace(detector, facts={"normal_images": len(pictures), "seed": seed}), chosen, tokens)
+
+
+def with_thresholds(
+    detector: Detector,
+    pictures: Sequence[Image.Image],
+    tokens: Sequence[Tensor],
+    leathers: Sequence[np.ndarray | None] | None = None,
+) -> Detector:
+    """A detector that is ready: its thresholds follow from what it compares with.
+
+    ``pictures``, their tokens and where they show leather are those of the references; they are read one by one.
+    """
+    head, references = detector.head, detector.references
+    are_normal = references is not None and references.are_normal
     if head is None:
-        return _ready(detector, painted_thresholds(detector, chosen, normals=tokens))
+        return _ready(detector, painted_thresholds(detector, pictures, normals=tokens if are_normal else None))
+    if not are_normal:
+        return _ready(detector, _operating_point(head, "own" if references is None else "folder"))
     shipped = _operating_point(head, "normals")
-    highest = max(held_out_scores(detector, chosen, tokens, shipped.outline), default=0.0)
+    highest = max(held_out_scores(detector, pictures, tokens, shipped.outline, leathers), default=0.0)
     if highest > shipped.verdict:
-        judged = (
-            f"{len(chosen)} normal images, each judged by the others" if len(chosen) > 1 else "the one normal image"
-        )
+        count = len(pictures)
+        judged = f"{count} normal images, each judged by the others" if count > 1 else "the one normal image"
         source = f"{shipped.source}; raised to the highest score of {judged}"
         shipped = Thresholds(shipped.outline, float(np.nextafter(np.float32(highest), np.float32(2))), source)
     return _ready(detector, shipped)
 
 
 def held_out_scores(
-    detector: Detector, pictures: list[Image.Image], tokens: list[Tensor], outline: float
+    detector: Detector,
+    pictures: Sequence[Image.Image],
+    tokens: Sequence[Tensor],
+    outline: float,
+    leathers: Sequence[np.ndarray | None] | None = None,
 ) -> list[float]:
     """Scores of some reference pictures, evenly spread, each judged by the others; a single one is judged alone."""
     detector, numbers = _held_out(detector, len(pictures))
-    maps = [detector.anomaly_map(pictures[n], tokens[n], without=n) for n in numbers]
+    leathers = leathers or [None] * len(pictures)
+    maps = (detector.anomaly_map(pictures[n], tokens[n], leather=leathers[n], without=n) for n in numbers)
     return [judge_map(values, Thresholds(outline, np.inf, "")).score for values in maps]
 
 
@@ -105,7 +140,7 @@ def _held_out(detector: Detector, count: int) -> tuple[Detector, list[int]]:
 
 
 def painted_thresholds(
-    detector: Detector, pictures: list[Image.Image], *, normals: list[Tensor] | None = None
+    detector: Detector, pictures: Sequence[Image.Image], *, normals: Sequence[Tensor] | None = None
 ) -> Thresholds:
     """For plain distances: the outline of highest F1 on defects painted on these pictures, each judged by the others.
 
@@ -150,5 +185,6 @@ def _ready(detector: Detector, thresholds: Thresholds) -> Detector:
         "settings_source": f"the head of {head.facts.made['date']} for this backbone" if head else plain,
         "blocks": detector.encoder.blocks,
         "zoom": detector.encoder.zoom,
+        "engine": detector.encoder.engine.facts,  # the same object: torch may take over at the first picture
     }
     return replace(detector, thresholds=thresholds, facts=facts | detector.facts)

@@ -1,4 +1,4 @@
-"""The built-in sample, drawn without a network: six classes on shared hides, and a set in MVTec layout."""
+"""The built-in sample, drawn without a network: six classes on shared hides, a set in MVTec layout, whole hides."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..config import CLASS_NAMES, KAGGLE_FOLDER, MVTEC_FOLDER
-from ..files import file_digest, write_json
+from ..files import alone, file_digest, write_json, writing
+from .hides import TABLES, draw_table_hide
 from .leather import HIDE_COLOURS, Hide, draw_hide, render_leather
 from .painter import MVTEC_KINDS, add_defect
 
+HIDES_FOLDER = "hides"
 MVTEC_COUNTS = {"train/good": 40, "test/good": 12} | {f"test/{defect}": 8 for defect in MVTEC_KINDS}
 TINY = {  # for tests of what works on the sample
     "images_per_class": 15,
     "size": 96,
     "mvtec_size": 96,
+    "hide_size": 320,
     "mvtec_counts": {"train/good": 4, "test/good": 3} | {f"test/{defect}": 2 for defect in MVTEC_KINDS},
 }
 _MVTEC_HIDE = Hide(
@@ -36,7 +39,7 @@ _MVTEC_HIDE = Hide(
     mottle=0.02,
     light=1.2,
 )
-_VERSION = 2  # raise it whenever the same seed no longer gives the same pixels
+_VERSION = 3  # raise it whenever the same seed no longer gives the same pixels
 
 
 def write_sample(
@@ -47,43 +50,48 @@ def write_sample(
     size: int = 224,
     mvtec_size: int = 256,
     mvtec_counts: Mapping[str, int] = MVTEC_COUNTS,
+    hide_size: int = 2000,
 ) -> Path:
-    """Writes both sample sets into ``root``, whole or not at all, or keeps the sample that is there; returns ``root``.
+    """Writes the sample sets into ``root``, whole or not at all, or keeps the sample that is there; returns ``root``.
 
     Every class has the same number of images on each of 15 hides, so that colour tells nothing about the class. An
     image's pixels depend on the seed, its size, class and number; of the six-class images the hide also depends on
-    ``images_per_class``, a multiple of 15. Sides are in pixels, at least 32.
+    ``images_per_class``, a multiple of 15. Sides are in pixels, at least 32, of hides at least 320. A pixel of a hide
+    shows ``2000 / hide_size`` mm.
 
     Raises:
         ValueError: If a number or a folder of ``mvtec_counts`` is not as above.
         FileExistsError: If ``root`` holds something else: another sample, a damaged one, or other files.
     """
     settings = {"version": _VERSION, "seed": seed, "images_per_class": images_per_class, "size": size}
-    settings |= {"mvtec_size": mvtec_size, "mvtec_counts": dict(mvtec_counts)}
+    settings |= {"mvtec_size": mvtec_size, "mvtec_counts": dict(mvtec_counts), "hide_size": hide_size}
     _check_settings(**settings)
     root = Path(root)
-    if root.exists() and any(root.iterdir()):
-        _check_kept(root, settings)
-        return root
-    pictures = chain(_six_classes(seed, images_per_class, size), _mvtec(seed, mvtec_counts, mvtec_size))
+    sets = _six_classes(seed, images_per_class, size), _mvtec(seed, mvtec_counts, mvtec_size), _hides(seed, hide_size)
     masks = sum(count for folder, count in mvtec_counts.items() if not folder.endswith("good"))
-    total = images_per_class * len(CLASS_NAMES) + sum(mvtec_counts.values()) + masks
-    unfinished = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
-    try:
-        for name, pixels in tqdm(pictures, total=total, desc="sample", unit="file"):
-            path = unfinished / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path, compress_level=4)  # half the time of 6, same size
-        _finish(unfinished, settings)
-        if root.exists():
-            root.rmdir()  # it is empty; Windows does not rename onto a folder
-        unfinished.rename(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    total = images_per_class * len(CLASS_NAMES) + sum(mvtec_counts.values()) + masks + 3 * len(TABLES)
+    with alone(root), writing(root):  # a second process waits, and finds the sample
+        if root.exists() and any(root.iterdir()):
+            _check_kept(root, settings)
+            return root
+        for left in root.parent.glob(f".{root.name}.*.unfinished"):  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        unfinished = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
+        try:
+            for name, pixels in tqdm(chain(*sets), total=total, desc="sample", unit="file"):
+                path = unfinished / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path, compress_level=4, quality=90)  # PNG: half the time of 6, same size
+            _finish(unfinished, settings)
+            if root.exists():
+                root.rmdir()  # it is empty; Windows does not rename onto a folder
+            unfinished.rename(root)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return root
 
 
-def _check_settings(*, images_per_class, size, mvtec_size, mvtec_counts, **_):
+def _check_settings(*, images_per_class, size, mvtec_size, mvtec_counts, hide_size, **_):
     if images_per_class < 1 or images_per_class % len(HIDE_COLOURS):
         raise ValueError(f"images_per_class is {images_per_class}; expected a multiple of {len(HIDE_COLOURS)}")
     if unknown := set(mvtec_counts) - set(MVTEC_COUNTS):
@@ -92,6 +100,8 @@ def _check_settings(*, images_per_class, size, mvtec_size, mvtec_counts, **_):
         raise ValueError(f"mvtec_counts is {dict(mvtec_counts)}; expected 0 or more")
     if min(size, mvtec_size) < 32:
         raise ValueError(f"size and mvtec_size are {size} and {mvtec_size}; expected 32 or more")
+    if hide_size < 320:
+        raise ValueError(f"hide_size is {hide_size}; expected 320 or more")
 
 
 def _finish(root, settings):
@@ -111,8 +121,13 @@ def _check_kept(root, settings):
     advice = "delete or rename it, or choose another folder"
     if not (root / "sample.json").is_file():
         raise FileExistsError(f"{root} is not empty and holds no sample.json: {advice}")
-    kept = json.loads((root / "sample.json").read_text(encoding="utf-8"))
-    missing = [name for name in kept.pop("sha256") if not (root / name).is_file()]
+    try:
+        kept = json.loads((root / "sample.json").read_text(encoding="utf-8"))
+        missing = [name for name in kept.pop("sha256") if not (root / name).is_file()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FileExistsError(
+            f"{root / 'sample.json'} is damaged ({error!r}), so {root} is no sample: {advice}"
+        ) from error
     if missing:
         raise FileExistsError(f"{root} lacks {len(missing)} of its files, first {missing[0]}: {advice}")
     if kept != settings:
@@ -146,6 +161,15 @@ def _mvtec(seed, counts, size):
                 picture, mask = add_defect(picture, generator, kind=defect, scale=1.25)
                 yield f"{home}/ground_truth/{defect}/{i:03d}_mask.png", 255 * mask
             yield f"{home}/{folder}/{i:03d}.png", picture
+
+
+def _hides(seed, size):
+    """Yields path and pixels of a hide on each table, and of the masks of its leather and its defects."""
+    for i, table in enumerate(TABLES):
+        hide, name = draw_table_hide(_generator(seed, 3, i), size, table=table), f"{i + 1:02d}_{table}_table"
+        yield f"{HIDES_FOLDER}/{name}.jpg", hide.picture
+        yield f"{HIDES_FOLDER}_truth/leather/{name}.png", np.uint8(255 * hide.leather)
+        yield f"{HIDES_FOLDER}_truth/defects/{name}.png", np.uint8(255 * (hide.defects > 0))
 
 
 def _generator(seed, *key):

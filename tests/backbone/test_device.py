@@ -1,10 +1,13 @@
 """What is chosen by the machine: device, precision, processes."""
 
 import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from src.backbone import device
 from src.backbone.device import autocast, choose_device, choose_precision, choose_workers
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -26,7 +29,19 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 )
 def test_choose_workers(monkeypatch, wanted, images, device, cores, workers):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**10))
     assert choose_workers(wanted, images, device) == workers
+
+
+@pytest.mark.parametrize(("free", "workers"), [(64 * 2**20, 0), (10**10, 4)])
+def test_little_shared_memory_leaves_no_room_for_processes(monkeypatch, tmp_path, free, workers):
+    """Docker gives 64 MB, and a batch that does not fit ends the process with a bus error."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(device, "SHARED", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    assert choose_workers(None, 10_000, CUDA) == workers and choose_workers(3, 10_000, CUDA) == 3
+    monkeypatch.setattr(device, "SHARED", str(tmp_path / "not of this system"))
+    assert choose_workers(None, 10_000, CUDA) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Checkpoints: written whole or not at all; what does not fit is refused by name."""
 
 import errno
+import traceback
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ from src.classifier.checkpoints import load_checkpoint, save_checkpoint
 from src.classifier.model import ViTMultiClassClassifier
 from src.config import CLASS_NAMES
 from src.data.tables import Classes
-from src.files import CheckpointError, load_tensors, save_tensors
+from src.files import CheckpointError, file_digest, load_tensors, save_tensors
 from tests.conftest import Touch
 
 
@@ -148,8 +151,8 @@ def test_a_disk_that_is_full_keeps_the_earlier_file(kept):
 def test_save_makes_the_folder_and_load_gives_the_same_values(tmp_path):
     content = {"rows": [{"loss": 0.5}], "tensor": torch.arange(3)}
     save_tensors(content, tmp_path / "a" / "b.pt")
-    found = load_tensors(tmp_path / "a" / "b.pt")
-    assert found["rows"] == content["rows"] and torch.equal(found["tensor"], content["tensor"])
+    loaded = load_tensors(tmp_path / "a" / "b.pt")
+    assert loaded["rows"] == content["rows"] and torch.equal(loaded["tensor"], content["tensor"])
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.pt"]
 
 
@@ -162,3 +165,85 @@ def test_an_interrupted_write_leaves_nothing(monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         save_tensors({}, tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+# -- damaged, foreign and hostile -----------------------------------------------------------------------
+
+
+def test_no_single_flipped_bit_changes_an_answer_in_silence(kept):
+    model, path = kept
+    whole, generator = path.read_bytes(), np.random.default_rng(7)
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    wanted, refused = model.detect_anomaly_hybrid(images)["anomaly_scores"], 0
+    for position in generator.integers(0, 8 * len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            again, _ = load_checkpoint(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:  # a bit between the parts of the file
+            assert torch.equal(again.detect_anomaly_hybrid(images)["anomaly_scores"], wanted)
+    assert refused > 40
+
+
+@pytest.mark.parametrize("name", ["classifier.4.bias", "normal_features", "feature_mean", "backbone.norm.weight"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_are_refused(kept, name, value):
+    model, path = kept
+    with torch.no_grad():
+        model.state_dict()[name].view(-1)[3] = value
+    save_checkpoint(model, path)
+    refuse(path, f"{name} has values that are not finite")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"state": None},
+        {"state": {}},
+        {"state": {"normal_features": "no tensor"}},
+        {"settings": [1]},
+        {"settings": {"backbone": "test_vit", "weights": 3}},
+        {"settings": {"backbone": "hf-hub:someone/model"}},
+        {"class_names": 5},
+        {"class_names": ["a"]},
+    ],
+)
+def test_wrong_keys_and_values_are_an_error_with_a_remedy(kept, wrong):
+    _, path = kept
+    save_tensors(load_tensors(path) | wrong, path)
+    refuse(path, "remove it and train again")
+
+
+def test_torchs_advice_to_run_the_code_of_a_file_is_not_passed_on(tmp_path):
+    torch.save({"format": 2, "state": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="evil.pth.*may run code") as caught:
+        load_checkpoint(tmp_path / "evil.pth")
+    assert "weights_only" not in "".join(traceback.format_exception(caught.value)) and not (tmp_path / "ran").exists()
+
+
+def test_a_tensor_that_claims_more_than_it_holds_is_refused(tmp_path):
+    torch.save({"state": torch.ones(1).expand(10**12)}, tmp_path / "bomb.pth")  # isfinite alone would need 1 TB
+    refuse(tmp_path / "bomb.pth", "more than it has")
+
+
+def test_a_packed_checkpoint_is_refused_before_it_is_unpacked(kept):
+    _, path = kept
+    with zipfile.ZipFile(path) as opened:
+        parts = {name: opened.read(name) for name in opened.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in parts.items():
+            opened.writestr(name, content)
+        opened.writestr("archive/data/99", bytes(10**7))
+    refuse(path, "packed")
+
+
+def test_a_digest_that_sha256sums_lists_is_kept_to(kept):
+    _, path = kept
+    (path.parent / "SHA256SUMS").write_text(f"{'0' * 64}  other.pth\n{file_digest(path)}  {path.name}\n")
+    load_checkpoint(path)
+    (path.parent / "SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
+    refuse(path, "SHA-256")

@@ -15,7 +15,7 @@ from src.classifier.features import PictureDataset, compute_features, load_batch
 from src.config import paths
 from src.data.pictures import UnreadableImageError, load_image
 from src.data.tables import digests
-from src.files import CheckpointError
+from src.files import CheckpointError, load_tensors
 
 CPU = torch.device("cpu")
 
@@ -205,6 +205,50 @@ def test_a_damaged_cache_is_reported_and_replaced(model, rows, passed, tmp_path,
     assert "anew" in caplog.text and sum(passed) == 20
     compute(model, rows, cache=tmp_path / "cache")
     assert sum(passed) == 20
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.ones(9), torch.full((64,), torch.nan), [1, 2], "text", torch.ones(64, 1)],
+    ids=lambda each: str(each)[:9],
+)
+def test_a_cache_of_something_else_is_reported_and_replaced(model, rows, passed, tmp_path, caplog, wrong):
+    wanted = compute(model, rows, cache=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    torch.save(dict.fromkeys(load_tensors(file), wrong), file)
+    assert torch.equal(compute(model, rows, cache=tmp_path / "cache"), wanted)
+    assert "anew" in caplog.text and file.name in caplog.text and sum(passed) == 20
+
+
+def _replace(number, model, rows):
+    """Replaces one of 20 inputs, and returns the options of the second pass; a file keeps its size and time."""
+    if number < 10:
+        path, times = rows["path"][number], os.stat(rows["path"][number])
+        Image.fromarray(np.asarray(Image.open(path)) ^ 1).save(path)
+        with open(path, "ab") as file:
+            file.truncate(times.st_size)  # Pillow reads a PNG with bytes behind its end, and one without its last
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif number < 17:
+        tensors = list(model.backbone.state_dict().values())
+        with torch.no_grad():
+            tensors[(number - 10) * len(tensors) // 7].view(-1)[0] += 0.5
+    elif number == 17:
+        model.settings["backbone"] = "test_vit4"
+    elif number == 18:
+        model.image_size = 32
+    return {"precision": "bfloat16" if number == 19 else "float32"}
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_no_replaced_input_gets_the_answer_of_the_old_one(model, rows, passed, tmp_path, number):
+    for path in rows["path"]:  # so much room that another picture fits into as many bytes
+        Image.open(path).save(path, compress_level=0)
+    rows = rows.drop(columns="digest", errors="ignore")
+    compute(model, rows, cache=tmp_path / "cache", precision="float32")
+    passed.clear()
+    options = _replace(number, model, rows)
+    compute(model, rows, cache=tmp_path / "cache", **options)
+    assert sum(passed) == (1 if number < 10 else 10)
 
 
 def test_weights_go_by_their_file_or_by_their_name(tmp_path):

@@ -1,6 +1,9 @@
 """The classifier by hand: head, features, scores."""
 
+import functools
+
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -200,3 +203,19 @@ def test_what_learns_has_a_rate_and_the_rest_is_frozen(config, mode, frozen, lea
     assert {id(parameter) for parameter in listed} == {id(parameter) for parameter in asking}
     assert len(listed) == (learning or len(list(model.parameters())))
     assert groups[-1]["lr"] == 1e-2 and all(group["lr"] == 1e-3 for group in groups[:-1])
+
+
+@pytest.mark.parametrize("blocks", [None, (0, 2)])
+@pytest.mark.parametrize("keep", [None, 3])
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_vit3", "plain"])
+def test_any_plain_transformer_gives_a_vector_an_image(monkeypatch, name, keep, blocks):
+    """With a class token; with registers and without one; pooled by attention; without any prefix, as SigLIP."""
+    if name == "plain":
+        create = functools.partial(timm.create_model, class_token=False, global_pool="avg")
+        monkeypatch.setattr(timm, "create_model", lambda name, **options: create("test_vit", **options))
+    backbone = "test_vit" if name == "plain" else name
+    options = {"image_size": 48, "feature_blocks": blocks, "keep_blocks": keep}
+    model = ViTMultiClassClassifier(6, False, backbone=backbone, **options)
+    logits, features = model(torch.randn(3, 3, 48, 48))
+    assert logits.shape == (3, 6) and features.shape == (3, model.num_features)
+    assert model.extract_features(torch.randn(2, 3, 48, 48)).shape == (2, model.num_features)

@@ -1,5 +1,6 @@
 """A training that stops: interrupted, out of memory, diverged, or finished; and how it goes on."""
 
+import multiprocessing
 import shutil
 import time
 
@@ -12,7 +13,7 @@ from PIL import Image
 from src.classifier.training import train_model
 from src.config import paths
 from src.data.tables import digests
-from src.files import CheckpointError, load_tensors
+from src.files import CheckpointError, load_tensors, save_tensors
 from tests.classifier.conftest import changed, events, fresh, train, weights
 
 pytestmark = pytest.mark.usefixtures("quick_figure")
@@ -244,15 +245,66 @@ def test_other_errors_are_not_called_a_lack_of_memory(table, config, tmp_path, s
         train(fresh(config), table, config, tmp_path)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="scaling is for float16 on a GPU")
 def test_float16_scaling_resumes_too(table, config, tmp_path, interrupt_at):
     config, file = config.but(train_mode="head", precision="float16"), tmp_path / "models" / "tiny.training.pt"
     steps = []
     for number in (8, 8):  # in epoch 2, then in epoch 3
         interrupt_at(number, fresh(config), table, config, tmp_path)
         steps.append(load_tensors(file)["scaler"]["_growth_tracker"])
-    assert steps == [5, 10]  # batches since the scale last changed; float32 needs no scale
-    interrupt_at(8, fresh(config), table, config.but(precision="float32"), tmp_path / "float32")
-    assert load_tensors(tmp_path / "float32" / "models" / "tiny.training.pt")["scaler"] == {}
+    assert steps == [5, 10]  # batches since the scale last changed
+
+
+def test_float16_is_refused_on_a_processor(table, config, tmp_path):
+    with pytest.raises(ValueError, match="float16, which needs a GPU"):
+        train(fresh(config), table, config.but(train_mode="head", precision="float16"), tmp_path)
+
+
+# -- files of the run -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"history": 3}, {"best_state": {}}, {"best_state": None}, {"optimizer": {"state": 1}}, {"model": {}}]
+)
+def test_a_state_with_wrong_keys_is_named_with_a_remedy(table, config, tmp_path, interrupt_at, wrong):
+    config, file = config.but(train_mode="head"), tmp_path / "models" / "tiny.training.pt"
+    interrupt_at(8, fresh(config), table, config, tmp_path)
+    state = load_tensors(file)
+    save_tensors(state | wrong, file)
+    with pytest.raises(CheckpointError, match=r"tiny\.training\.pt.*pass resume=False"):
+        train(fresh(config), table, config, tmp_path)
+    save_tensors({key: part for key, part in state.items() if key not in wrong}, file)
+    with pytest.raises(CheckpointError, match=r"tiny\.training\.pt.*pass resume=False"):
+        train(fresh(config), table, config, tmp_path)
+
+
+def test_a_full_disk_under_tensorboard_is_named(table, config, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("src.classifier.tensorboard.write_epoch", fail)
+    with pytest.raises(OSError, match="could not write .*logs/tiny: No space left.*Free some space"):
+        train(fresh(config), table, config.but(train_mode="head"), tmp_path)
+
+
+def _train(table, config, folder, answers):
+    torch.set_num_threads(1)
+    model = fresh(config)
+    result = train(model, table, config, folder)
+    answers.put((len(result.history), sum(tensor.double().sum().item() for tensor in weights(model).values())))
+
+
+def test_two_trainings_of_one_name_take_turns(table, config, tmp_path):
+    config, context = config.but(train_mode="head", epochs=8), multiprocessing.get_context("fork")
+    answers = context.Queue()
+    processes = [context.Process(target=_train, args=(table, config, tmp_path, answers)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    first, second = answers.get(timeout=60), answers.get(timeout=60)
+    for process in processes:
+        process.join()
+    assert first == second and first[0] == 8
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["cache", "tiny.training.pt"]
 
 
 def test_default_folders_are_those_of_paths():

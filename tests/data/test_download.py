@@ -435,3 +435,30 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
         download.main(["--help"])
     assert caught.value.code == 0
     assert "--mvtec-local" in capsys.readouterr().out
+
+
+# -- two at once ----------------------------------------------------------------------------------------
+
+SLOWLY = """
+import logging, shutil, sys, time
+from pathlib import Path
+from src.config import paths
+from src.data import download
+logging.basicConfig()
+paths.root = Path(sys.argv[1])
+paths.data, paths.sample, paths.manifest = (paths.root / "data" / part for part in ("", "sample", "manifest.json"))
+real = shutil.copyfileobj
+shutil.copyfileobj = lambda reader, writer: (time.sleep(0.1), real(reader, writer))
+print(sum(download.acquire("local", local=sys.argv[2]).counts.values()))
+"""
+
+
+def test_two_processes_that_unpack_one_zip_both_find_all_of_it(tmp_path):
+    archive = zip_folder(make_both(tmp_path / "set"), tmp_path / "both.zip")
+    command = [sys.executable, "-c", SLOWLY, str(tmp_path), str(archive)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    answers = [process.communicate() for process in [subprocess.Popen(command, **pipes) for _ in range(2)]]
+    assert [out.strip() for out, _ in answers] == ["19", "19"], answers
+    assert sum("another process is writing" in err for _, err in answers) == 1
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [CLASSES, "manifest.json", MVTEC]
+    assert not list(tmp_path.glob(".*.lock"))

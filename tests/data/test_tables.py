@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 
 import pandas as pd
 import pytest
@@ -227,6 +228,11 @@ def test_hides_are_read_as_text(tmp_path, mark):
         (lambda rows: [*rows, rows[1]], "lists folding_marks/0.png more than once"),
         (lambda rows: ["path,label,skin", *rows[1:]], r"no column \['hide'\]; expected path, hide"),
         (lambda rows: [], "cannot be read as a table"),
+        (lambda rows: [*rows[:-1], "pinhole/1.png,pinhole,   "], "no hide for 1 images, the first is pinhole/1.png"),
+        (
+            lambda rows: [*rows[:-1], "pinhole/1.png,grain_off,h"],
+            "another label to 1 images, the first is pinhole/1.png",
+        ),
     ],
 )
 def test_incomplete_hides_are_refused(tmp_path, change, message):
@@ -235,6 +241,26 @@ def test_incomplete_hides_are_refused(tmp_path, change, message):
     (tmp_path / "hides.csv").write_text("\n".join(change(rows)))
     with pytest.raises(ValueError, match=f"{tmp_path / 'hides.csv'}.*{message}"):
         index_images(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["path,hide\npinhole/é.png,1\n".encode("latin-1"), b"\x00\x01\xff", b"", b'"'])
+def test_hides_that_are_no_table_are_named(tmp_path, content):
+    make_classes(tmp_path)
+    (tmp_path / "hides.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'hides.csv'}"):
+        index_images(tmp_path)
+
+
+def test_one_hide_typed_in_several_ways_is_one_hide_and_says_so(tmp_path, caplog):
+    """Blanks, case where it is the only difference, and Unicode forms; 1 and 01 stay two."""
+    make_classes(tmp_path, names=("good", "bad"), images=6)
+    ways = ["Hide É", "hide é ", "Hide  E\u0301", "HIDE É", "1", "01"]
+    write_hides(tmp_path, *(f" {label}\\{n}.png,,{way}" for label in ("good", "bad") for n, way in enumerate(ways)))
+    table = index_images(tmp_path)
+    assert table.groupby("group")["file"].count().to_dict() == {"01": 2, "1": 2, "Hide É": 8}
+    assert [record.args[1:] for record in caplog.records] == [
+        (way, "Hide É") for way in sorted(("HIDE É", "Hide  E\u0301", "hide é "))
+    ]
 
 
 # -- the list of pictures -----------------------------------------------------------------------------------
@@ -339,14 +365,18 @@ def test_a_missing_list_or_column_says_what_to_run(listed):
         read_image_list(root, file)
 
 
-def test_a_pictures_identity_is_its_digest_or_its_name_size_and_time(listed):
+def test_a_pictures_identity_is_its_content_whatever_its_size_and_time(listed):
     root, file = listed
     table = read_image_list(root, file)
     assert picture_identities(table) == table["digest"].tolist()
     plain = index_images(root)
     before = picture_identities(plain)
     assert len(set(before)) == len(plain)
-    draw(root / "None" / "1.png", size=(5, 3), colour=250)
+    changed, times = root / "None" / "1.png", (root / "None" / "1.png").stat()
+    content = bytearray(changed.read_bytes())
+    content[-20] ^= 1  # as large as before, and of the same time
+    changed.write_bytes(content)
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
     after = picture_identities(plain)
     assert [old != new for old, new in zip(before, after, strict=True)] == [False, True] + [False] * 7
     moved = root.rename(root.with_name("elsewhere"))
@@ -386,3 +416,24 @@ def test_mvtec_layout_errors_name_the_place(tmp_path, files, message):
         index_mvtec(mvtec(tmp_path, *files))
     with pytest.raises(FileNotFoundError, match="no images below .*carpet/train"):
         index_mvtec(tmp_path, "carpet")
+
+
+@pytest.mark.parametrize("content", [b"", b"file\n", b"\xff\xfe\x00", "é".encode("latin-1"), b"{}", b'a,"b'])
+def test_a_list_of_pictures_that_is_none_is_named_with_what_to_do(tmp_path, content):
+    make_classes(tmp_path / "six")
+    (tmp_path / "images.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="images.csv.*Run 2.0-EDA"):
+        read_image_list(tmp_path / "six", tmp_path / "images.csv")
+
+
+def test_a_list_that_is_cut_or_names_a_picture_twice_is_named(tmp_path):
+    root = make_classes(tmp_path / "six")
+    table = index_images(root)
+    listed = table.assign(digest=digests(table["path"]), group="h", copy_of=table["file"], unreadable=False)
+    file = write_image_list(listed, tmp_path / "images.csv")
+    assert len(read_image_list(root, file)) == 12
+    lines = file.read_text().splitlines(keepends=True)
+    for changed in ([*lines[:-1], lines[-1][:30]], lines[:-3], [*lines[:-1], lines[3]]):
+        file.write_text("".join(changed))
+        with pytest.raises(ValueError, match="images.csv does not fit .*Run 2.0-EDA"):
+            read_image_list(root, file)

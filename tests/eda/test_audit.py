@@ -42,12 +42,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(folder):
+def audited(folder):
     return audit(describe_images(index_images(folder), progress=False), progress=False)
 
 
-def test_copies_and_odd_files_are_counted(found):
-    report = found.report
+def test_copies_and_odd_files_are_counted(audited):
+    report = audited.report
     assert (report["images"], report["unique_images"], report["exact_duplicate_files"]) == (124, 121, 2)
     assert report["unreadable"] == ["pinhole/broken.png"]
     assert report["unexpected_size"] == ["grain_off/large.png"]
@@ -55,19 +55,19 @@ def test_copies_and_odd_files_are_counted(found):
     assert report["label_conflicts"] == [["loose_grain/wrong.png", "pinhole/tile (1).png"]]
 
 
-def test_copies_point_to_their_first_file(found):
-    rows = found.table.set_index("file")
+def test_copies_point_to_their_first_file(audited):
+    rows = audited.table.set_index("file")
     assert rows.loc["grain_off/tile (5).png", "copy_of"] == "grain_off/tile (3).png"
     assert rows["copy_kind"].value_counts().to_dict() == {"distinct": 118, "changed": 3, "exact": 2}
     assert (rows.loc[rows["copy_kind"] == "distinct", "copy_of"] == rows.index[rows["copy_kind"] == "distinct"]).all()
 
 
-def test_no_copy_leaves_its_hide(found):
-    assert (found.table.groupby("copy_of")["group"].nunique() == 1).all()
+def test_no_copy_leaves_its_hide(audited):
+    assert (audited.table.groupby("copy_of")["group"].nunique() == 1).all()
 
 
-def test_hides_are_those_of_the_colours(found):
-    hides = found.report["hide_groups"]
+def test_hides_are_those_of_the_colours(audited):
+    hides = audited.report["hide_groups"]
     assert hides["count"] == 12 and sum(hides["sizes"].values()) == 123
     assert hides["source"] == "colour of runs of file numbers"
     classes = [set(counts) for counts in hides["classes_per_group"].values()]
@@ -75,16 +75,16 @@ def test_hides_are_those_of_the_colours(found):
     assert all(0 <= entry["adjusted_rand_index"] <= 1 for entry in hides["stability"].values())
 
 
-def test_colour_is_a_shortcut_only_where_hides_are_shared(found):
+def test_colour_is_a_shortcut_only_where_hides_are_shared(audited):
     """Each hide is of one class, so colour names the class at random and misleads on an unseen hide."""
-    baseline = found.report["colour_only_baseline"]
+    baseline = audited.report["colour_only_baseline"]
     assert baseline["random"]["accuracy"] > 0.9
     assert baseline["hide"]["accuracy"] < baseline["random"]["accuracy"] - 0.3
     assert baseline["hide"]["n"] == 118
 
 
-def test_the_report_is_json_and_known_hides_are_kept(found, folder):
-    assert json.loads(json.dumps(found.report)) == found.report
+def test_the_report_is_json_and_known_hides_are_kept(audited, folder):
+    assert json.loads(json.dumps(audited.report)) == audited.report
     described = describe_images(index_images(folder), progress=False)
     named = described.assign(group=["own"] * 60 + ["other"] * (len(described) - 60))
     few = audit(named, progress=False).report["colour_only_baseline"]
@@ -105,17 +105,17 @@ def test_the_baseline_never_sees_the_hides_it_is_tested_on():
     table = pd.DataFrame(colours[hides], columns=["red", "green", "blue", "red_std", "green_std", "blue_std"])
     table = table.assign(label=label_of[hides], group=hides.astype(str), file=[str(i) for i in range(600)])
     table["copy_of"] = table["file"]
-    found = colour_only_baseline(table)
-    assert found["random"]["accuracy"] == 1.0 and found["hide"]["accuracy"] < 0.5
+    accuracies = colour_only_baseline(table)
+    assert accuracies["random"]["accuracy"] == 1.0 and accuracies["hide"]["accuracy"] < 0.5
 
 
-def test_every_picture_is_in_the_list(found, folder, tmp_path):
-    images = found.images.set_index("file")
+def test_every_picture_is_in_the_list(audited, folder, tmp_path):
+    images = audited.images.set_index("file")
     assert len(images) == 124 and images["unreadable"].sum() == 1 and images["digest"].notna().all()
     assert images.loc["pinhole/broken.png", ["group", "copy_of"]].isna().all()
-    file = write_image_list(found.images, tmp_path / "images.csv")
+    file = write_image_list(audited.images, tmp_path / "images.csv")
     table = read_image_list(folder, file)
-    assert table["copy_of"].tolist() == found.table["copy_of"].tolist() and len(table) == 123
+    assert table["copy_of"].tolist() == audited.table["copy_of"].tolist() and len(table) == 123
 
 
 @pytest.mark.parametrize("names", [("good", "scratch"), ("ok", "a", "b", "c", "d", "e", "f")])

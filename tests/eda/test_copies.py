@@ -25,8 +25,8 @@ def write(folder, pictures, **options):
     return pd.DataFrame(rows, columns=["path", "file"])
 
 
-def pairs_of(found):
-    return {frozenset(pair) for pair in found[["first", "second"]].to_numpy().tolist()}
+def pairs_of(near):
+    return {frozenset(pair) for pair in near[["first", "second"]].to_numpy().tolist()}
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -35,9 +35,9 @@ def test_a_turned_recompressed_copy_is_found(leather, tmp_path, turns, flip):
     copy = np.rot90(leather[3][:, ::-1] if flip else leather[3], turns)
     table = write(tmp_path, {f"{i}.png": picture for i, picture in enumerate(leather)})
     planted = write(tmp_path, {"copy.jpg": copy}, quality=60)
-    found = near_duplicates(pd.concat([table, planted]), progress=False)
-    assert pairs_of(found) == {frozenset(("3.png", "copy.jpg"))}
-    assert 0.45 <= found["correlation"].iloc[0] <= 1
+    near = near_duplicates(pd.concat([table, planted]), progress=False)
+    assert pairs_of(near) == {frozenset(("3.png", "copy.jpg"))}
+    assert 0.45 <= near["correlation"].iloc[0] <= 1
 
 
 def test_another_size_and_format_are_found(leather, tmp_path):
@@ -61,10 +61,10 @@ def test_pictures_without_texture_are_like_nothing(tmp_path):
 def test_pairs_are_listed_once_highest_first(leather, tmp_path):
     noisy = np.clip(leather[0] + np.random.default_rng(0).normal(0, 6, leather[0].shape), 0, 255).astype(np.uint8)
     table = write(tmp_path, {"a.png": leather[0], "b.png": noisy, "c.png": leather[0]})
-    found = near_duplicates(table, progress=False)
-    assert found[["first", "second"]].iloc[0].tolist() == ["a.png", "c.png"]
-    assert found["correlation"].iloc[0] == pytest.approx(1, abs=1e-5)
-    assert len(found) == 3 and found["correlation"].is_monotonic_decreasing
+    near = near_duplicates(table, progress=False)
+    assert near[["first", "second"]].iloc[0].tolist() == ["a.png", "c.png"]
+    assert near["correlation"].iloc[0] == pytest.approx(1, abs=1e-5)
+    assert len(near) == 3 and near["correlation"].is_monotonic_decreasing
 
 
 def test_an_unreadable_picture_is_named(leather, tmp_path):
@@ -77,6 +77,6 @@ def test_an_unreadable_picture_is_named(leather, tmp_path):
 def test_groups_follow_chains_of_pairs():
     files = pd.Series(["a", "b", "c", "d", "e"], index=[7, 3, 9, 1, 0])
     pairs = pd.DataFrame([("b", "d"), ("d", "e")], columns=["first", "second"])
-    found = copy_groups(files, pairs)
-    assert found.tolist() == ["a", "b", "c", "b", "b"] and found.index.equals(files.index)
+    groups = copy_groups(files, pairs)
+    assert groups.tolist() == ["a", "b", "c", "b", "b"] and groups.index.equals(files.index)
     assert copy_groups(files, pairs.iloc[:0]).tolist() == list("abcde")

@@ -23,20 +23,20 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def found():
+def audited():
     return audit(describe_images(index_images(FOLDER)))
 
 
-def test_known_oddities_are_counted(found):
-    report = found.report
+def test_known_oddities_are_counted(audited):
+    report = audited.report
     assert (report["images"], report["exact_duplicate_files"], report["unique_images"]) == (3600, 546, 3054)
     assert sorted(report["unexpected_size"]) == ["grain_off/Grain off 01 (327).jpg", "pinhole/Pinhole 01 (465).jpg"]
     assert report["unreadable"] == []
 
 
-def test_planted_copies_are_found_and_random_pairs_are_not(found, tmp_path):
+def test_planted_copies_are_found_and_random_pairs_are_not(audited, tmp_path):
     generator = np.random.default_rng(0)
-    distinct = found.table[found.table["copy_of"] == found.table["file"]]
+    distinct = audited.table[audited.table["copy_of"] == audited.table["file"]]
     chosen = distinct.sample(PLANTED, random_state=0).reset_index(drop=True)
     copies = []
     for number, row in enumerate(chosen.itertuples()):
@@ -56,8 +56,8 @@ def test_planted_copies_are_found_and_random_pairs_are_not(found, tmp_path):
     assert len(others) > 900 and not pairs & others
 
 
-def test_exact_copies_of_test_tiles_are_in_training_as_readme_says(found):
-    table = load_split(paths.root / "reports" / "baselines" / "splits" / "random-80-20.csv.gz", found.table)
+def test_exact_copies_of_test_tiles_are_in_training_as_readme_says(audited):
+    table = load_split(paths.root / "reports" / "baselines" / "splits" / "random-80-20.csv.gz", audited.table)
     original = table["file"].groupby(table["digest"]).transform("first")
     test = table["part"] == "test"
     seen = set(original[table["part"] == "train"])

@@ -39,6 +39,12 @@ def test_maps_are_those_of_all_blocks(test_rows):
     assert all(not np.allclose(before[name], after[name], atol=1e-4) for name in before)
 
 
+def test_a_backbone_without_a_class_token_has_none_and_the_rest_is_shown(test_rows, shown):
+    backbone = load_backbone("test_vit2", "timm", image_size=48, pretrained=False)
+    assert attention_maps(backbone, test_rows) == {}
+    assert len(attention_figure(shown, {}).axes) == 3  # the image, the anomaly map and its scale
+
+
 @pytest.fixture
 def shown(tmp_path, crafted):
     """Two images with maps of 8 x 8; the second has the higher score."""

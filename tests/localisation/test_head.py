@@ -1,14 +1,17 @@
 """The head: shapes, what it must not depend on, its inputs by hand, and its file."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 
 from src.backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
+from src.files import CheckpointError
 from src.localisation.head import (
     DefectHead,
     cells_of,
@@ -17,6 +20,7 @@ from src.localisation.head import (
     find_head,
     fine_picture,
     gaussian_blur,
+    load_head,
     on_cells,
     pixel_channels,
     save_head,
@@ -212,3 +216,28 @@ def test_the_committed_head_is_that_of_the_shipped_backbone():
         low, high = point["0.05"]["interval"]
         assert 0 < low <= point["0.05"]["threshold"] <= high < 1 and point["n"] >= point["originals"] > 0
     assert find_head(load_backbone(SHIPPED_ARCHITECTURE, "shipped", pretrained=False)) is None
+
+
+def test_a_damaged_or_foreign_head_is_named(head, backbone, tmp_path):
+    file = save_head(head, tmp_path / "mine.safetensors")
+    whole, generator = file.read_bytes(), np.random.default_rng(3)
+    for position in generator.integers(0, 8 * len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << position % 8
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="mine.safetensors.*get it again"):
+            load_head(file, backbone)
+    tensors = load_file(save_head(head, file))
+    for metadata in (
+        None,
+        {"head": "[]"},
+        {"head": "{}"},
+        {"head": "{"},
+        {"head": json.dumps(asdict(head.facts))[:-9]},
+    ):
+        save_file(tensors, file, metadata)
+        with pytest.raises(CheckpointError, match="mine.safetensors"):
+            find_head(backbone, tmp_path)
+    save_file(tensors | {"out.bias": tensors["out.bias"] * torch.nan}, file, {"head": json.dumps(asdict(head.facts))})
+    with pytest.raises(CheckpointError, match="out.bias.*not finite"):
+        load_head(file, backbone)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from src.backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
@@ -12,7 +13,7 @@ from src.data.pictures import load_image
 from src.localisation import references
 from src.localisation.encoder import TILE
 from src.localisation.head import find_head
-from src.localisation.localise import localise, read_tokens
+from src.localisation.localise import evaluated_mask, localise, read_tokens, without_table
 from src.localisation.thresholds import folder_detector, make_encoder, normals_detector, zero_shot_detector
 from src.synthetic.leather import render_leather
 from src.synthetic.painter import MVTEC_KINDS, add_defect
@@ -155,6 +156,20 @@ def test_a_table_that_looks_like_the_defect_does_not_excuse_it(make, has_head):
     assert judged[defect].mean() > np.quantile(judged, 0.98)
 
 
+def test_the_table_becomes_a_mirror_of_the_leather():
+    columns = np.tile(np.arange(40, 140, dtype=np.uint8), (100, 1))
+    leather = np.zeros((100, 100), bool)
+    leather[:, :61] = True  # its last column is the rim, which is mirrored too
+    pixels = np.stack([np.where(leather, columns, 255)] * 3, axis=2).astype(np.uint8)
+    seen = np.asarray(without_table(Image.fromarray(pixels), leather))[50, :, 0]
+    assert (seen[:60] == columns[50, :60]).all()
+    assert seen[60:65].tolist() == [98, 97, 96, 95, 94]  # to 5 px, 5 % of the side, and back again
+    assert seen[65:70].tolist() == [95, 96, 97, 98, 99]
+    assert without_table(Image.fromarray(pixels), None).tobytes() == pixels.tobytes()
+    with pytest.raises(ValueError, match=r"mask of shape \(100, 100\) with 0 pixels"):
+        without_table(Image.fromarray(pixels), np.zeros((100, 100), bool))
+
+
 def test_a_picture_without_leather_is_refused(make):
     detector, _ = make("zero-shot")
     sliver = np.zeros((96, 96), bool)
@@ -193,3 +208,48 @@ def test_on_drawn_leather_the_peak_lies_in_the_painted_defect_without_any_other_
     assert sum(hits) >= 5, hits  # of six
     painted, clean = np.transpose(scores)
     assert np.mean(painted > clean) > 0.8 and painted.mean() > clean.mean() + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", [(8, 8, 8), (245, 245, 245), (120, 80, 50)])
+def test_a_hide_that_fills_40_percent_shows_the_same_defects_as_without_its_table(table):
+    backbone = load_backbone(SHIPPED_ARCHITECTURE, "shipped")
+    head = find_head(backbone)
+    detector = zero_shot_detector(make_encoder(backbone, zoom=1.0, head=head), head, [])
+    generator = np.random.default_rng(11)
+    hide = render_leather(generator, 448)
+    for centre in ((120, 130), (330, 120), (130, 320), (320, 330)):  # dark spots with a rim, 18 px wide
+        across = np.hypot(*(np.ogrid[:448, :448][axis] - centre[axis] for axis in (0, 1)))
+        hide[across < 9] = (hide[across < 9] * 0.25).astype(np.uint8)
+    pixels, leather = np.full((704, 704, 3), table, np.uint8), np.zeros((704, 704), bool)
+    pixels[128:576, 128:576], leather[128:576, 128:576] = hide, True
+    alone = detector.judge(Image.fromarray(hide))
+    on_table = detector.judge(Image.fromarray(pixels), leather=leather)
+
+    def found(judgement, offset):
+        centres = [(np.array(one.box[:2]) + one.box[2:]) / 2 * 14 / 8 - offset for one in judgement.regions]
+        return {tuple((centre // 224).astype(int)) for centre in centres}
+
+    assert leather.mean() == pytest.approx(0.4, abs=0.01)
+    assert found(on_table, 128) == found(alone, 0) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert len(on_table.regions) == len(alone.regions)
+
+
+def test_no_small_defect_is_lost_where_maps_are_compared():
+    """A pinhole of 7 px, a scratch 12 px wide, and one of a single row, on the picture of a line camera."""
+    places = (np.s_[1001:1008, 4003:4010], np.s_[300:312, 100:7900], np.s_[1999:, 7999:])
+    for place in places:
+        mask = np.zeros((2000, 8000), bool)
+        mask[place] = True
+        reduced = evaluated_mask(mask)
+        assert reduced.shape == (256, 256) and reduced.dtype == bool and ndimage.label(reduced)[1] == 1
+        rows, columns = np.nonzero(mask)
+        assert set(zip(rows * 256 // 2000, columns * 256 // 8000, strict=True)) == set(
+            zip(*reduced.nonzero(), strict=True)
+        )
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_smaller_masks_are_enlarged_and_masks_of_that_size_kept(side):
+    mask = np.random.default_rng(0).random((side, side)) > 0.9
+    assert (evaluated_mask(mask) == np.kron(mask, np.ones((256 // side, 256 // side), bool))).all()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 from hashlib import sha256
 
 import numpy as np
@@ -19,6 +20,7 @@ SMALL = {
     "images_per_class": 30,
     "size": 64,
     "mvtec_size": 64,
+    "hide_size": 320,
     "mvtec_counts": {"train/good": 3, "test/good": 2} | {f"test/{defect}": 2 for defect in MVTEC_KINDS},
 }
 TINY = SMALL | {"images_per_class": 15, "size": 32, "mvtec_size": 32}
@@ -65,6 +67,18 @@ def test_mvtec_layout_and_masks(sample):
             assert set(np.unique(mask)) == {0, 255}
 
 
+def test_three_hides_with_their_masks(sample):
+    pictures = sorted((sample / "hides").iterdir())
+    assert [path.name for path in pictures] == ["01_black_table.jpg", "02_white_table.jpg", "03_wood_table.jpg"]
+    for path in pictures:
+        leather, defects = (
+            pixels(sample / "hides_truth" / part / f"{path.stem}.png") for part in ("leather", "defects")
+        )
+        assert pixels(path).shape == (256, 320, 3) and leather.shape == defects.shape == (256, 320)
+        assert set(np.unique(leather)) == set(np.unique(defects)) == {0, 255}
+        assert (leather[defects > 0] == 255).all() and 0.35 < (leather > 0).mean() < 0.7
+
+
 def test_masks_cover_what_was_painted(sample, tmp_path, monkeypatch):
     def paint_nothing(image, generator, *, kind, scale):
         return image, np.zeros(image.shape[:2], np.uint8)
@@ -82,7 +96,7 @@ def test_masks_cover_what_was_painted(sample, tmp_path, monkeypatch):
 
 
 def test_all_images_are_different(sample):
-    images = [path for path in sample.rglob("*.png") if "ground_truth" not in path.parts]
+    images = [path for path in sample.rglob("*.png") if not {"ground_truth", "hides_truth"} & set(path.parts)]
     assert len({pixels(path).tobytes() for path in images}) == len(images) == 6 * 30 + 3 + 2 + 5 * 2
 
 
@@ -132,6 +146,32 @@ def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch, failing):
     assert (write_sample(tmp_path / "sample", **TINY) / "sample.json").is_file()
 
 
+def _make(root):
+    write_sample(root, **TINY)
+
+
+def test_two_processes_at_once_make_one_sample_and_leftovers_go(tmp_path):
+    (tmp_path / ".sample.999.unfinished" / "mvtec").mkdir(parents=True)  # of a process that was killed
+    processes = [multiprocessing.get_context("fork").Process(target=_make, args=(tmp_path / "sample",)) for _ in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
+    _make(tmp_path / "sample")  # whole
+
+
+def test_a_full_disk_is_named_with_a_remedy(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="could not write .*sample: No space left.*Free some space"):
+        write_sample(tmp_path / "sample", **TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fills_an_empty_folder_and_makes_parents(tmp_path):
     (tmp_path / "empty").mkdir()
     assert (write_sample(tmp_path / "empty", **TINY) / "sample.json").is_file()
@@ -159,6 +199,7 @@ def test_never_overwrites_what_is_there(tmp_path):
         {"images_per_class": 13},
         {"size": 31},
         {"mvtec_size": 31},
+        {"hide_size": 319},
         {"mvtec_counts": {"test/scratch": 1}},
         {"mvtec_counts": {"test/cut": -1}},
     ],
@@ -208,3 +249,11 @@ def test_fingerprint(sample, name, expected):
     """Means of 4 x 4 blocks of the green channel; a change here means `_VERSION` must be raised."""
     blocks = pixels(sample / name)[..., 1].reshape(4, 16, 4, 16).mean(axis=(1, 3))
     assert np.abs(blocks.ravel() - expected).max() < 0.5, blocks.ravel().round(2).tolist()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7", "{}", '{"sha256": 3}', '{"sha256": [[]]}', '{"version": 2'])
+def test_a_sample_whose_list_is_damaged_is_named(tmp_path, content):
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "sample.json").write_text(content)
+    with pytest.raises(FileExistsError, match="sample.json is damaged .*: delete or rename it"):
+        write_sample(tmp_path / "sample", **TINY)

@@ -32,8 +32,8 @@ RECIPE = Recipe(rounds=((112, 2), (224, 1)), patches_per_round=8 * 49, batch_pat
 @pytest.fixture
 def small(monkeypatch):
     """Both networks narrow, the teacher at random weights, and fewer crops to start from."""
-    networks = {TEACHER: random_teacher, STUDENT: random_student}
-    monkeypatch.setattr(distill, "timm", SimpleNamespace(create_model=lambda name, **_: networks[name]()))
+    monkeypatch.setattr(distill, "load_backbone", lambda name, _: SimpleNamespace(network=random_teacher()))
+    monkeypatch.setattr(distill, "timm", SimpleNamespace(create_model=lambda name, **_: random_student()))
     monkeypatch.setattr(distill, "START_CROPS", 40)
 
 

@@ -10,10 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.baselines import table
 from benchmarks.baselines.recipes import NumbersRecipe
 from benchmarks.baselines.rows import Row, honest_candidates, table_rows
-from benchmarks.baselines.table import ALL_PROTOCOLS, fill_table
+from benchmarks.baselines.table import ALL_PROTOCOLS, fill_table, with_earlier_rows
 from src.classifier.report import HONEST_PROTOCOL, USUAL
-from src.config import CLASS_NAMES, HONEST, Config
+from src.config import CLASS_NAMES, HONEST, SMALL, Config
+from src.files import write_json
 from tests.conftest import CLASSES, NORMAL_CLASS
+
+CONFIG = Config(run="table")
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +45,18 @@ def test_every_protocol_has_an_entry_and_answers_are_kept(images, numbers, tmp_p
         made.append(1)
         return NumbersRecipe(numbers, (LogisticRegression(),), CLASSES)
 
-    row = Row("linear", "logistic regression", create)
-    report = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
+    row = Row("linear", "logistic regression", create, CONFIG)
+    report = fill_table(images, [row], ALL_PROTOCOLS, seed=42, splits=tmp_path / "splits", models=tmp_path)
     assert made == [1]
     entries = report["rows"]["linear"]["protocols"]
     assert set(entries) == set(ALL_PROTOCOLS)
     assert len(entries[HONEST_PROTOCOL]) == 5 and len(entries["leave-one-defect-out"]) == 25
     assert len(entries["within-hide"]) == 12
-    again = fill_table(images, [row], ALL_PROTOCOLS, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
+    again = fill_table(images, [row], ALL_PROTOCOLS, seed=42, splits=tmp_path / "splits", models=tmp_path)
     assert made == [1] and again == report
     with pytest.raises(ValueError, match="is missing.*Delete the file"):
-        fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
-    fill_table(images.iloc[1:], [row], (USUAL,), Config(run="table"), splits=tmp_path / "others", models=tmp_path)
+        fill_table(images.iloc[1:], [row], (USUAL,), seed=42, splits=tmp_path / "splits", models=tmp_path)
+    fill_table(images.iloc[1:], [row], (USUAL,), seed=42, splits=tmp_path / "others", models=tmp_path)
     assert made == [1, 1]  # other images, other answers
 
 
@@ -61,8 +64,8 @@ def test_answers_go_by_the_pictures_and_the_versions_of_what_computes(images, nu
     made = []
 
     def fill(table, *, seed=42, version=1):
-        row = Row("linear", "logistic regression", lambda: made.append(1) or recipe, version=version)
-        fill_table(table, [row], (USUAL,), Config(run="table", seed=seed), splits=tmp_path / f"{seed}", models=tmp_path)
+        row = Row("linear", "logistic regression", lambda: made.append(1) or recipe, CONFIG, version=version)
+        fill_table(table, [row], (USUAL,), seed=seed, splits=tmp_path / f"{seed}", models=tmp_path)
         return len(made)
 
     recipe = NumbersRecipe(numbers, (LogisticRegression(),), CLASSES)
@@ -76,9 +79,9 @@ def test_answers_go_by_the_pictures_and_the_versions_of_what_computes(images, nu
 
 
 def test_splits_are_files_and_files_decide(images, numbers, tmp_path):
-    row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),), CLASSES))
+    row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),), CLASSES), CONFIG)
     options = {"splits": tmp_path / "splits", "models": tmp_path}
-    fill_table(images, [row], ("random-60-20-20", HONEST_PROTOCOL), Config(run="table"), **options)
+    fill_table(images, [row], ("random-60-20-20", HONEST_PROTOCOL), seed=42, **options)
     files = sorted(file.relative_to(tmp_path / "splits").as_posix() for file in options["splits"].rglob("*.csv.gz"))
     assert files == [*(f"hide-5fold/{i}.csv.gz" for i in range(1, 6)), "random-60-20-20.csv.gz"]
     one = options["splits"] / "random-60-20-20.csv.gz"
@@ -86,20 +89,18 @@ def test_splits_are_files_and_files_decide(images, numbers, tmp_path):
     assert list(table.columns) == ["path", "label", "group", "part"]
     table["part"] = table["part"].replace({"test": "train", "train": "test"})
     table.to_csv(one, index=False)
-    report = fill_table(images, [row], ("random-60-20-20",), Config(run="table"), **options)
+    report = fill_table(images, [row], ("random-60-20-20",), seed=42, **options)
     count = report["rows"]["linear"]["protocols"]["random-60-20-20"]["total_samples"]
     assert count == (table["part"] == "test").sum() > len(images) / 2
     one.unlink()
-    fill_table(images, [row], ("random-60-20-20",), Config(run="table"), **options)
+    fill_table(images, [row], ("random-60-20-20",), seed=42, **options)
     assert one.read_bytes() == kept
 
 
 def test_kept_answers_give_the_same_report(images, numbers, tmp_path):
-    row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),), CLASSES))
+    row = Row("linear", "logistic regression", lambda: NumbersRecipe(numbers, (LogisticRegression(),), CLASSES), CONFIG)
     options = {"splits": tmp_path / "splits", "models": tmp_path}
-    first, second = (
-        fill_table(images, [row], (USUAL, HONEST_PROTOCOL), Config(run="table"), **options) for _ in range(2)
-    )
+    first, second = (fill_table(images, [row], (USUAL, HONEST_PROTOCOL), seed=42, **options) for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
     entry = first["rows"]["linear"]["protocols"][HONEST_PROTOCOL]
     assert entry["total_samples"] == len(images) and entry["hides"] == 12
@@ -117,8 +118,10 @@ def test_rows_are_named_and_only_training_by_hours_waits_to_be_asked_for(images)
         "honest",
         "cnn",
         "fine-tuned",
+        "small",
     ]
-    assert [row.name for row in rows if row.slow] == ["cnn", "fine-tuned"]
+    assert [row.name for row in rows if row.slow] == ["cnn", "fine-tuned", "small"]
+    assert rows[-1].config.backbone == SMALL.backbone
 
 
 def test_the_honest_recipe_takes_what_helps(images, numbers):
@@ -138,9 +141,19 @@ def test_the_honest_recipe_takes_what_helps(images, numbers):
 def test_slow_rows_are_filled_on_the_two_leading_protocols_alone(images, numbers, tmp_path, monkeypatch):
     monkeypatch.setattr(table, "protocol_report", lambda answers, protocol, seed: sorted(answers))
     rows = [
-        Row(name, name, lambda: NumbersRecipe(numbers, (LogisticRegression(),), CLASSES), slow=name == "slow")
+        Row(name, name, lambda: NumbersRecipe(numbers, (LogisticRegression(),), CLASSES), CONFIG, slow=name == "slow")
         for name in ("quick", "slow")
     ]
     chosen = (USUAL, HONEST_PROTOCOL, "within-hide")
-    report = fill_table(images, rows, chosen, Config(run="table"), splits=tmp_path / "splits", models=tmp_path)
+    report = fill_table(images, rows, chosen, seed=42, splits=tmp_path / "splits", models=tmp_path)
     assert [list(row["protocols"]) for row in report["rows"].values()] == [list(chosen), [USUAL, HONEST_PROTOCOL]]
+
+
+@pytest.mark.parametrize(("images", "kept"), [("same", ["colour", "honest"]), ("other", ["honest"])])
+def test_rows_of_an_earlier_table_stay_if_its_images_are_the_same(tmp_path, images, kept):
+    write_json(
+        {"rows": {"colour": {"about": "old"}, "honest": {"about": "old"}}, "run": {"images": images}},
+        tmp_path / "baselines.json",
+    )
+    table = with_earlier_rows({"rows": {"honest": {"about": "new"}}, "run": {"images": "same"}}, tmp_path)
+    assert list(table["rows"]) == kept and table["rows"]["honest"] == {"about": "new"}

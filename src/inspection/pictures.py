@@ -1,0 +1,119 @@
+"""Which pictures an inspection takes, which files it leaves and why, and the masks that belong to pictures."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import paths
+from ..data.pictures import is_picture
+
+STAMP = "run.json"  # the file that makes a folder a run of an inspection
+NO_PICTURE = "no picture: .jpg, .png, .tif, .bmp and .webp are read"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pictures below a folder, by name, sorted; what was left, and why. Names have / and are what reports print."""
+
+    root: Path
+    pictures: dict[str, Path]
+    left: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.root.name or "pictures"
+
+    @property
+    def about(self) -> str:
+        """One line that says what was taken and left."""
+        reasons = "; ".join(f"{count} left: {reason}" for reason, count in Counter(self.left.values()).items())
+        return f"{len(self.pictures):,} pictures in {paths.relative(self.root)}" + (f" ({reasons})" if reasons else "")
+
+
+def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> Found:
+    """Pictures of files, folders with all below them, globs, and text files with a path a line.
+
+    Reports of earlier inspections, masks and the folders of ``without`` are left. What a text file names is taken
+    whether or not it is there: it gets its row. Raises ValueError for what is none of these, and if nothing is found.
+    """
+    without = [Path(folder).resolve() for folder in without]
+    paths, left = [], {}
+    for one in given:
+        for path in [Path(one)] if os.path.exists(one) else sorted(map(Path, glob.glob(one, recursive=True))):
+            if path.is_dir():
+                paths += _walk(path.resolve(), without, left)
+            elif is_picture(path):
+                paths.append(_absolute(path))
+            elif os.path.exists(one):
+                paths += _listed(path)
+            else:
+                left[_absolute(path)] = NO_PICTURE
+    if not paths:
+        raise ValueError(f"no picture in {', '.join(given)}; give a picture, a folder, a glob or a text file of paths")
+    alone = Path(given[0]) if len(given) == 1 else None
+    folders = [alone.resolve()] if alone and alone.is_dir() else [path.parent for path in paths]
+    root = Path(os.path.commonpath(folders))
+    pictures = {_name(path, root): path for path in paths}
+    return Found(root, dict(sorted(pictures.items())), {_name(path, root): why for path, why in left.items()})
+
+
+def find_masks(pictures: dict[str, Path], folder: Path) -> dict[Path, Path]:
+    """The mask of each picture ``a/b.jpg`` that has one: ``a/b`` or ``a/b_mask`` in a folder, with any suffix."""
+    masks = {path.relative_to(folder).with_suffix(""): path for path in sorted(folder.rglob("*")) if is_picture(path)}
+    found = {}
+    for name, path in pictures.items():
+        stem = Path(name).with_suffix("")
+        if mask := masks.get(stem, masks.get(stem.with_name(f"{stem.name}_mask"))):
+            found[path] = mask
+    return found
+
+
+def _walk(folder: Path, without: list[Path], left: dict[Path, str]) -> list[Path]:
+    """Pictures of a folder and all below it; links to folders are not followed, they may lead in a circle."""
+    paths = []
+    for place, folders, files in os.walk(folder):
+        place = Path(place)
+        for inner in list(folders):
+            if reason := _reason(place / inner, without):
+                folders.remove(inner)
+                left[place / inner] = reason
+        for file in files:
+            if Path(file).stem.endswith("_mask"):
+                left[place / file] = "a mask"
+            elif is_picture(file):
+                paths.append(place / file)
+            else:
+                left[place / file] = NO_PICTURE
+    return paths
+
+
+def _reason(folder: Path, without: list[Path]) -> str | None:
+    if folder in without or (folder / STAMP).is_file():
+        return "a folder with another part in this inspection, or the report of one"
+    if folder.name.lower().startswith(("ground_truth", "masks")):
+        return "a folder of masks"
+    return "a hidden folder" if folder.name.startswith(".") else None
+
+
+def _listed(file: Path) -> list[Path]:
+    """Paths of a text file, one a line; relative ones start at its folder."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{file} is no picture that is read here and no text file of paths: {error}") from error
+    wanted = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [_absolute(file.resolve().parent / line) for line in wanted]
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # a link keeps its name
+
+
+def _name(path: Path, root: Path) -> str:
+    """The name below the root, with /; bytes that are no UTF-8 are written out, so that every report can hold it."""
+    return os.fsencode(Path(os.path.relpath(path, root)).as_posix()).decode("utf-8", "backslashreplace")

@@ -1,0 +1,233 @@
+"""Gets a judge ready: the network, what pictures are compared with, and how long it will take."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ..backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
+from ..classifier.checkpoints import load_checkpoint
+from ..classifier.model import ViTMultiClassClassifier
+from ..classifier.predict import trained_side
+from ..data.pictures import UnreadableImageError, load_image, load_mask, picture_size
+from ..files import load_tensors, save_tensors
+from ..localisation.encoder import TILE, Encoder, camera_zoom
+from ..localisation.head import find_head
+from ..localisation.localise import Detector, leather_patches, without_table
+from ..localisation.references import ROWS, References, choose_pictures, gather, sample_rows
+from ..localisation.regions import Thresholds
+from ..localisation.thresholds import CALIBRATED, make_encoder, with_thresholds
+from .grade import read_rules
+from .hide import leather_mask
+from .judge import PROBLEMS, Judge, Read
+from .pictures import Found, find_masks
+
+LARGER = "vit_small_patch14_dinov2"  # the backbone that is meant by weights other than the shipped ones
+TRIAL = 2 * TILE  # px of the network's input: longest side of the picture on which time is measured
+MODES = {"zero-shot": "each by itself", "unlabelled-folder": "each by the others", "normals": "by normal pictures"}
+PIECES = 4  # of a large picture, as large as the network's input, that give its references
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides the result beside the pictures."""
+
+    normals: Path | None = None  # folder of pictures without defects
+    classifier: Path | None = None  # checkpoint that names the class of regions
+    mm_per_pixel: float | None = None
+    threshold: float | None = None  # probability, in place of the head's
+    mask: Path | str | None = None  # folder of masks (leather is white), "auto", or None: all is leather
+    weights: str = "shipped"  # "shipped", "timm" or a file
+    backbone: str | None = None  # timm's name; None: that of the shipped weights, else `LARGER`
+    rules: Path | None = None  # rule file of grades
+    engine: str | None = None  # one of `config.ENGINES`; None asks LEATHER_ENGINE
+
+
+def make_judge(found: Found, normals: Found | None, options: Options, *, kept: Path, todo: Sequence[str]) -> Judge:
+    """Opens the network and reads the references, or those that an earlier start of the same run kept in a file.
+
+    Says what will be done with the pictures ``todo`` and how long it takes. Raises ValueError if nothing can be read,
+    or a threshold is given where there is no head, and what `load_backbone` raises.
+    """
+    rules, classifier = read_rules(options.rules), options.classifier and _classifier(options.classifier)
+    name = options.backbone or (SHIPPED_ARCHITECTURE if options.weights == "shipped" else LARGER)
+    backbone = load_backbone(name, options.weights)
+    head = find_head(backbone)
+    if options.threshold is not None and head is None:
+        raise ValueError(f"--threshold is a probability; there is no head for {backbone.name} that gives one")
+    sizes = _sizes(found)
+    compared, compared_sizes = (normals.pictures, _sizes(normals)) if normals else (found.pictures, sizes)
+    zoom, engine = camera_zoom((sizes | compared_sizes).values()), options.engine
+    first = list(compared_sizes)[:CALIBRATED] if engine == "openvino-int8" else []
+    calibration = [load_image(compared[one]) for one in first]
+    encoder = make_encoder(backbone, zoom=zoom, head=head, engine=engine, calibration=calibration)
+    mode = "normals" if normals else "unlabelled-folder" if len(sizes) > 1 else "zero-shot"
+    detector, read = Detector(mode, encoder, None, head), _reader(found, normals, options.mask)
+    chosen = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
+    waiting = [] if kept.is_file() or mode == "zero-shot" else [compared_sizes[one] for one in chosen]
+    _announce(detector, {found.pictures[one]: sizes[one] for one in todo if one in sizes}, waiting, read)
+    if kept.is_file():
+        detector, names = _restored(detector, load_tensors(kept))
+    else:
+        detector, names = _compare(detector, {one: compared[one] for one in chosen}, read)
+        _keep(detector, names, kept)
+    if options.threshold is not None:
+        was, wanted = detector.thresholds, options.threshold
+        source = f"verdict as --threshold says; without it {was.verdict:.3f}, {was.source}"
+        detector = replace(detector, thresholds=Thresholds(min(was.outline, wanted), wanted, source))
+    numbers = {} if normals else {one: number for number, one in enumerate(names)}
+    return Judge(detector, numbers, read, classifier, options.mm_per_pixel and (options.mm_per_pixel, rules))
+
+
+def _classifier(file: Path) -> tuple[ViTMultiClassClassifier, int]:
+    model, content = load_checkpoint(file)
+    return model, trained_side(content)
+
+
+def _sizes(found: Found) -> dict[str, tuple[int, int]]:
+    """Width and height of all pictures whose header can be read; ValueError if there is none."""
+    sizes = {}
+    for name, path in found.pictures.items():
+        with contextlib.suppress(UnreadableImageError):
+            sizes[name] = picture_size(path)
+    if not sizes:
+        raise ValueError(f"none of the {len(found.pictures)} pictures in {found.root} can be read")
+    return sizes
+
+
+def _reader(found: Found, normals: Found | None, mask: Path | str | None) -> Read:
+    """What opens a picture with its mask. Normal pictures may have none: they may show leather alone."""
+    known, masks = normals.pictures if normals else {}, {}
+    if isinstance(mask, Path):
+        masks = dict.fromkeys(known.values()) | find_masks(found.pictures | known, mask)
+    return partial(read_picture, mask=mask, masks=masks)
+
+
+def read_picture(
+    path: Path, *, mask: Path | str | None, masks: dict[Path, Path | None]
+) -> tuple[Image.Image, np.ndarray | None]:
+    """A picture, and where it shows leather, bool (height, width), or None for everywhere.
+
+    Raises UnreadableImageError, or ValueError for a picture without a mask and a mask of another size.
+    """
+    picture = load_image(path)
+    if mask == "auto":
+        return picture, leather_mask(picture)
+    if isinstance(mask, Path) and path not in masks:
+        raise ValueError(f"{path} has no mask in {mask}; expected a picture of the same name, with any suffix")
+    file = masks.get(path)
+    return picture, file and load_mask(str(file), size=picture.size, most=1)  # of leather, which may fill it
+
+
+def _announce(
+    detector: Detector, todo: dict[Path, tuple[int, int]], references: list[tuple[int, int]], read: Read
+) -> None:
+    """Says what will be done, and how long it takes by the time of the middle of the first picture."""
+    side, backbone, minutes = round(TRIAL / detector.encoder.zoom), detector.encoder.backbone, 0
+    for path in todo:
+        with contextlib.suppress(*PROBLEMS):
+            picture = read(path)[0]
+            left, top = (max(0, (length - side) // 2) for length in picture.size)
+            picture = picture.crop((left, top, min(left + side, picture.width), min(top + side, picture.height)))
+            for _ in range(2):  # the first pays for starting
+                started = time.perf_counter()
+                detector.judge(picture)
+                seconds = time.perf_counter() - started
+            pixels = sum(width * height for width, height in [*todo.values(), *references])
+            minutes = math.ceil(seconds * pixels / (picture.width * picture.height) / 60)
+            break
+    print(f"{len(todo):,} pictures to judge, {MODES[detector.protocol]}; {backbone.name} ({backbone.weights})", end=" ")
+    print(f"by {engine_of(detector)}; about {minutes} min", flush=True)
+
+
+def engine_of(detector: Detector) -> str:
+    """What the network runs on, in words."""
+    return "{engine} {version}, {precision}: {reason}".format(**detector.encoder.engine.facts)
+
+
+class _Each(Sequence):
+    """What a function makes of each of some things, when it is asked for: they need not fit into memory together."""
+
+    def __init__(self, things: Sequence[Any], make: Callable[[Any], Any]) -> None:
+        self.things, self.make = things, make
+
+    def __len__(self) -> int:
+        return len(self.things)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.make(self.things[number])
+
+
+def _compare(detector: Detector, pictures: dict[str, Path], read: Read) -> tuple[Detector, list[str]]:
+    """The detector with references and thresholds, and the names of its references: those that could be read."""
+    mode, encoder, rows, each = detector.protocol, detector.encoder, {}, math.ceil(ROWS / len(pictures))
+    compared = pictures if mode != "zero-shot" else {}
+    for name, path in tqdm(compared.items(), desc="references", unit="img", disable=not compared):
+        with contextlib.suppress(*PROBLEMS):  # in the report it has a row that says why
+            rows[name] = _rows(encoder, *read(path), count=each, seed=SEED + len(rows))
+    if mode == "normals" and not rows:
+        raise ValueError(f"none of the {len(pictures)} normal pictures can be read, first {next(iter(pictures))}")
+    if mode == "unlabelled-folder" and len(rows) < 2:
+        mode, rows = "zero-shot", {}
+    if rows:
+        facts = {"normal_images": len(rows), "seed": SEED} if mode == "normals" else {}
+        detector = replace(detector, references=gather(list(rows.values()), are_normal=mode == "normals"), facts=facts)
+    paths = [pictures[name] for name in rows or pictures]
+    cleaned = _Each(paths, lambda path: without_table(*read(path)))
+    tokens = _Each(paths, lambda path: encoder.tokens(without_table(*read(path))))
+    leathers = _Each(paths, lambda path: read(path)[1])
+    return with_thresholds(replace(detector, protocol=mode), cleaned, tokens, leathers), list(rows)
+
+
+def _rows(encoder: Encoder, picture: Image.Image, leather: np.ndarray | None, *, count: int, seed: int) -> Tensor:
+    """Some patches (blocks, m, d) of a picture; of a large one only from some pieces, drawn where most is leather."""
+    generator, side, picture = np.random.default_rng(seed), round(TILE / encoder.zoom), without_table(picture, leather)
+    boxes = [(0, 0, *picture.size)]
+    if min(picture.size) >= side and math.prod(picture.size) > PIECES * side**2:
+        corners = generator.integers(0, np.array(picture.size) - side + 1, size=(8 * PIECES, 2)).tolist()
+        boxes = [(x, y, x + side, y + side) for x, y in corners]
+        if leather is not None:
+            boxes.sort(key=lambda box: -leather[box[1] : box[3], box[0] : box[2]].mean())
+    rows, boxes = [], boxes[:PIECES]
+    for box in boxes:
+        piece = None if leather is None else leather[box[1] : box[3], box[0] : box[2]]
+        tokens = encoder.tokens(picture.crop(box))
+        valid = leather_patches(piece, tokens)
+        rows.append(sample_rows(tokens, math.ceil(count / len(boxes)), seed=seed, valid=valid)[0])
+    return torch.cat(rows, dim=1)
+
+
+def _keep(detector: Detector, names: list[str], file: Path) -> None:
+    """Keeps references and thresholds: a resumed run judges by the same."""
+    references = detector.references
+    save_tensors(
+        {
+            "rows": None if references is None else references.rows,
+            "names": names,
+            "protocol": detector.protocol,
+            "thresholds": vars(detector.thresholds),
+            "facts": detector.facts | {"blocks": list(detector.facts["blocks"])},
+        },
+        file,
+    )
+
+
+def _restored(detector: Detector, content: dict[str, Any]) -> tuple[Detector, list[str]]:
+    mode, rows = content["protocol"], content["rows"]
+    references = None if rows is None else References(rows, mode == "normals")
+    thresholds = Thresholds(**content["thresholds"])
+    whole = replace(detector, protocol=mode, references=references, thresholds=thresholds, facts=content["facts"])
+    return whole, content["names"]

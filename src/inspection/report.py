@@ -1,0 +1,108 @@
+"""The report's page: one HTML file with a small picture of each photograph, which opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from skimage.measure import approximate_polygon
+
+from ..data.pictures import UnreadableImageError, load_image
+from ..files import whole_file
+from .records import VERDICTS, PictureRecord, RegionRecord
+
+SHOWN, REGIONS, POINTS = 1000, 40, 480  # most pictures, regions of one and points of their outlines; the CSVs have all
+THUMBNAIL, BYTES = 240, 8000  # pixels of the longer side, and a JPEG's bytes if its quality can do that
+GIVEN = "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier seconds versions"
+
+
+def write_page(records: Sequence[PictureRecord], folder: Path, settings: dict) -> Path:
+    """Writes ``folder/index.html``: what needs attention, then the thousand most odd pictures, most odd first.
+
+    ``settings`` has the keys of `GIVEN` (``scale``: both ends of the map; ``classifier``: None, or texts: its name and
+    its worth) and may have ``photographs``, the folder of the records' files; without it the small pictures are made
+    of the overlays. Raises KeyError for a missing setting.
+    """
+    folder = Path(folder)
+    read = [record for record in records if record.error is None]
+    read.sort(key=lambda record: (not record.regions, -record.score, record.file))
+    data = {
+        "run": {key: settings[key] for key in GIVEN.split()},
+        "counts": {verdict: sum(one.verdict == verdict for one in records) for verdict in VERDICTS},
+        "hides": [[one.hide.area_m2, one.hide.usable_share, one.hide.grade] for one in read if one.hide],
+        "rest": [one.regions[0].score for one in read[SHOWN:] if one.regions],
+        "pictures": [_picture(one, folder, settings.get("photographs")) for one in read[:SHOWN]],
+        "errors": [[one.file, one.error] for one in records if one.error is not None][:SHOWN],
+    }
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c")  # ends no script
+    parts = {"title": html.escape(settings["title"]), "policy": _policy(page), "data": text}
+    page = re.sub("@@(title|policy|data)@@", lambda name: parts[name[1]], page)
+    with whole_file(folder / "index.html") as stream:
+        stream.write(page.encode("utf-8", "xmlcharrefreplace"))
+    return folder / "index.html"
+
+
+def _policy(page: str) -> str:
+    """A content security policy: nothing from a network, no script and no style but those of the template."""
+    parts = (re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1] for tag in ("script", "style"))
+    script, style = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in parts)
+    own = f"img-src 'self' data:; script-src 'sha256-{script}'; style-src 'sha256-{style}'"
+    return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
+
+
+def _picture(record: PictureRecord, folder: Path, photographs: Path | None) -> dict:
+    original = photographs and (Path(photographs) / record.file).resolve()
+    inside = original and original.is_relative_to(folder.resolve())
+    regions, detail, hide = record.regions[:REGIONS], max(1, record.width / 1500, record.height / 1500), record.hide
+    if hide:
+        rings = [_outline(ring, detail, POINTS // len(hide.outline)) for ring in hide.outline]
+        hide = vars(hide) | {"outline": rings, "defects": [vars(defect) for defect in hide.defects[:REGIONS]]}
+    return {name: getattr(record, name) for name in ("file", "width", "height", "score")} | {
+        "link": quote(os.fsencode(record.file)),  # no character of a name has a meaning in a URL
+        "overlay": record.overlay and quote(os.fsencode(record.overlay)),
+        "photograph": quote(os.fsencode(original.relative_to(folder.resolve()).as_posix())) if inside else None,
+        "thumbnail": _thumbnail([original, record.overlay and folder / record.overlay]),
+        "left_out": len(record.regions) - len(regions),
+        "regions": [_region(region, detail, POINTS // len(regions)) for region in regions],
+        "hide": hide,
+    }
+
+
+def _region(region: RegionRecord, detail: float, most: int) -> dict:
+    detail = min(detail, min(np.ptp(region.outline, axis=0)) / 10)  # a tiny or thin region keeps its form
+    shown = {"outline": _outline(region.outline, detail, most), "box": np.round(region.box, 1).tolist()}
+    return {key: value for key, value in vars(region).items() if value is not None} | shown
+
+
+def _outline(ring: Sequence[tuple[float, float]], detail: float, most: int) -> list[float]:
+    """x, y, x, y ... as near to the closed ring as so many points (8 or more) allow; the last one joins the first."""
+    points = np.asarray(ring)[np.append(np.arange(0, len(ring) - 1, 1 + len(ring) // 1000), -1)]
+    while len(points := approximate_polygon(points, detail)) > max(most, 8):
+        detail *= 1.5
+    return points[:-1].round(1).ravel().tolist()
+
+
+def _thumbnail(sources: list[Path | None]) -> str | None:
+    """A small JPEG, as a data URI, of the first of these files that can be read."""
+    for path in filter(None, sources):
+        with suppress(UnreadableImageError):
+            picture = load_image(path)
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            for quality in (50, 30, 15, 5):
+                stream = io.BytesIO()
+                picture.save(stream, "JPEG", quality=quality, optimize=True)
+                if stream.tell() <= BYTES:
+                    break
+            return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return None

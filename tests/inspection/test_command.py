@@ -1,0 +1,125 @@
+"""The command as it is typed: help, wrong arguments, broken pictures, and what is left of a killed run."""
+
+import json
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
+
+from src.config import paths
+from src.inspection.__main__ import main
+
+COMMAND = [sys.executable, "-m", "src.inspection"]
+
+
+def test_help_and_wrong_arguments_need_no_network():
+    code = "import sys; from src.inspection.__main__ import _parser; _parser().format_help(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=paths.root, capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "PIL"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no picture in nowhere"),
+        ([".", "--normals", "nowhere"], "--normals nowhere is no folder"),
+        ([".", "--mask", "nowhere"], "--mask nowhere is no folder"),
+        ([".", "--classifier", "none.pth"], "--classifier none.pth is no file"),
+        ([".", "--weights", "best"], "--weights best is neither shipped nor timm nor a file"),
+        ([".", "--threshold", "1.5"], "--threshold is 1.5; expected more than 0 and less than 1"),
+        ([".", "--mm-per-pixel", "nan"], "--mm-per-pixel is nan"),
+        ([], "PICTURES"),
+    ],
+)
+def test_wrong_arguments_end_with_a_message_that_names_them(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+# -- slow: the command itself, with a small random network -----------------------------------------------
+
+
+@pytest.fixture
+def network(tmp_path):
+    """Arguments that take a network of random weights, which has no head."""
+    file = tmp_path / "test_vit.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=0, pretrained=False).state_dict(), file)
+    return ["--backbone", "test_vit", "--weights", str(file)]
+
+
+def write_leather(folder, count, side):
+    generator = np.random.default_rng(1)
+    folder.mkdir()
+    for number in range(count):
+        pixels = generator.normal(110, 12, (side, side, 3))
+        if number % 4 == 0:
+            pixels[side // 3 : side // 2, side // 3 : side // 2] += 90
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:04d}.png")
+    return folder
+
+
+def without_times(folder):
+    """The bytes of every file of a run; times are left out of the two files that hold them."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+    about = json.loads(files["inspection.json"])
+    seconds = json.dumps(about["seconds"]).encode()
+    for name in ("inspection.json", "index.html"):
+        assert b'"seconds":' in files[name]
+        files[name] = files[name].replace(b'"seconds": ' + seconds, b"").replace(b'"seconds":' + seconds, b"")
+    return files
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_ends_with_the_same_files(tmp_path, network):
+    leather = write_leather(tmp_path / "leather", 40, 64)
+    command = [*COMMAND, str(leather), *network, "--output"]
+    started = time.perf_counter()
+    subprocess.run([*command, str(tmp_path / "whole")], cwd=paths.root, check=True, capture_output=True)
+    seconds, moments, left = time.perf_counter() - started, random.Random(0), []
+    for _ in range(10):
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=paths.root, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(moments.uniform(0.2, 1) * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        left.append(len(list((tmp_path / "killed").glob("leather/pictures/*.json"))))
+    subprocess.run([*command, str(tmp_path / "killed")], cwd=paths.root, check=True, capture_output=True)
+    print(f"{seconds:.1f} s undisturbed; pictures done after each kill: {left}")
+    whole, killed = (without_times(tmp_path / name / "leather") for name in ("whole", "killed"))
+    assert left == sorted(left) and any(0 < count < 40 for count in left)
+    assert sorted(killed) == sorted(whole)
+    assert [name for name in whole if whole[name] != killed[name]] == []
+
+
+def broken_pictures(good):
+    """Thirty files that cannot be read, in six ways."""
+    png, header = good.read_bytes(), struct.pack(">II", 60000, 60000)
+    large = png[:16] + header + png[24:]
+    ways = [b"", b"text, no picture", png[: len(png) // 2], png[:30], large, b"\xff\xd8\xff\xe0" + bytes(100)]
+    return [ways[number % 6] for number in range(30)]
+
+
+@pytest.mark.slow
+def test_of_a_thousand_pictures_thirty_are_broken_and_named(tmp_path, network):
+    leather = write_leather(tmp_path / "leather", 970, 32)
+    broken = broken_pictures(leather / "0000.png")
+    for number, content in enumerate(broken):
+        (leather / f"{31 * number:04d}-broken.png").write_bytes(content)
+    subprocess.run([*COMMAND, str(leather), *network, "--output", str(tmp_path / "out")], cwd=paths.root, check=True)
+    table = pd.read_csv(tmp_path / "out" / "leather" / "inspection.csv")
+    failed = table[table["verdict"] == "error"]
+    assert len(table) == 1000 and len(failed) == 30 and failed["file"].str.endswith("-broken.png").all()
+    assert all(file in error for file, error in zip(failed["file"], failed["error"], strict=True))
+    assert (tmp_path / "out" / "leather" / "index.html").stat().st_size < 30e6

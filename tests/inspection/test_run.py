@@ -1,0 +1,152 @@
+"""A run from a folder to its tables, with a small random network."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from src.inspection import prepare, run
+from src.inspection.export import safe_name
+from src.inspection.prepare import Options
+from src.inspection.run import HeldError, inspect
+from src.synthetic.leather import draw_hide, render_leather
+
+
+@pytest.fixture
+def leather(tmp_path, small_and_quick):
+    """Six grey 96 px pictures, two of them with a bright square at 32 to 56, and one that cannot be read."""
+    generator = np.random.default_rng(5)
+    (tmp_path / "leather").mkdir()
+    for number in range(6):
+        pixels = generator.normal(110, 12, (96, 96, 3))
+        if number < 2:
+            pixels[32:56, 32:56] += 90
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "leather" / f"{number}.png")
+    (tmp_path / "leather" / "=broken.png").write_bytes(b"no picture")
+    return tmp_path / "leather"
+
+
+@pytest.fixture
+def network(monkeypatch, backbone, head):
+    monkeypatch.setattr(prepare, "load_backbone", lambda *_: backbone)
+    monkeypatch.setattr(prepare, "find_head", lambda _: head)
+
+
+@pytest.fixture
+def plain(monkeypatch, backbone):
+    """The network without a head."""
+    monkeypatch.setattr(prepare, "load_backbone", lambda *_: backbone)
+    monkeypatch.setattr(prepare, "find_head", lambda _: None)
+
+
+def contents(folder):
+    """All files of a run but for times."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    about = json.loads(files.pop("inspection.json"))
+    files.pop("index.html", None)
+    return files, about | {"seconds": 0}
+
+
+def test_a_folder_becomes_tables_overlays_and_a_row_for_what_is_broken(leather, plain, tmp_path):
+    folder, judged = inspect([str(leather)], Options(), output=tmp_path / "out")
+    assert folder == tmp_path / "out" / "leather" and judged == 6
+    table = pd.read_csv(folder / "inspection.csv")
+    assert list(table["file"]) == [*(f"{n}.png" for n in range(6)), "'=broken.png"]
+    assert list(table["verdict"][:2]) == ["defective"] * 2 and table["verdict"].iloc[-1] == "error"
+    assert "cannot read the image =broken.png" in table["error"].iloc[-1]
+    about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
+    assert about["mode"] == "each by the others" and about["verdicts"]["error"] == 1
+    regions = pd.read_csv(folder / "regions.csv")
+    of_first = regions[regions["file"] == "0.png"].iloc[0]
+    middle = (of_first["left"] + of_first["right"]) / 2, (of_first["top"] + of_first["bottom"]) / 2
+    assert middle == pytest.approx((44, 44), abs=12)  # px of the photograph, not of the map
+    with Image.open(folder / "overlays" / f"{safe_name('0.png')}.jpg") as overlay:
+        assert overlay.size == (96, 96)
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(leather, network, tmp_path, monkeypatch, stop):
+    whole, _ = inspect([str(leather)], Options(), output=tmp_path / "whole")
+    judged = []
+
+    def interrupted(judge, name, *others):
+        if len(judged) == stop:
+            raise KeyboardInterrupt
+        judged.append(name)
+        return original(judge, name, *others)
+
+    original = run.Judge.judge
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run.Judge, "judge", interrupted)
+        inspect([str(leather)], Options(), output=tmp_path / "again")
+    assert len(list((tmp_path / "again" / "leather" / "pictures").glob("*"))) == stop
+    folder, _ = inspect([str(leather)], Options(), output=tmp_path / "again")
+    assert contents(folder) == contents(whole)
+
+
+def test_other_settings_and_another_list_get_a_number(leather, network, tmp_path):
+    names = [
+        inspect([str(leather)], options, output=tmp_path / "out")[0].name
+        for options in (Options(), Options(threshold=0.9))
+    ]
+    shutil.copy(leather / "5.png", leather / "6.png")
+    names += [inspect([str(leather)], Options(threshold=p), output=tmp_path / "out")[0].name for p in (0.9, 0.8)]
+    Image.new("RGB", (96, 96)).save(leather / "6.png")  # the same name, another picture
+    names += [inspect([str(leather)], Options(threshold=0.8), output=tmp_path / "out")[0].name]
+    assert names == ["leather", "leather-2", "leather-3", "leather-4", "leather-5"]
+
+
+def test_the_second_process_says_who_is_at_work(leather, network, tmp_path):
+    inspect([str(leather)], Options(), output=tmp_path / "out")
+    (tmp_path / "out" / ".leather.holder").write_text("process 7 on tannery", encoding="utf-8")
+    with FileLock(tmp_path / "out" / ".leather.lock"), pytest.raises(HeldError, match="process 7 on tannery"):
+        inspect([str(leather)], Options(), output=tmp_path / "out")
+
+
+def test_normals_set_the_mode(leather, network, tmp_path):
+    (leather / "normals").mkdir()
+    for number in (4, 5):
+        (leather / f"{number}.png").rename(leather / "normals" / f"{number}.png")
+    folder, judged = inspect([str(leather)], Options(normals=leather / "normals"), output=tmp_path / "out")
+    about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
+    assert judged == 4 and about["mode"] == "by normal pictures" and about["facts"]["normal_images"] == 2
+
+
+def test_one_picture_is_judged_by_itself(leather, network, tmp_path):
+    folder, judged = inspect([str(leather / "0.png")], Options(threshold=0.99), output=tmp_path / "out")
+    about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
+    assert judged == 1 and about["mode"] == "each by itself" and about["threshold"] == 0.99
+    assert "--threshold" in about["source"]
+
+
+def test_a_threshold_needs_a_head(leather, plain, tmp_path):
+    with pytest.raises(ValueError, match="no head"):
+        inspect([str(leather)], Options(threshold=0.5), output=tmp_path / "out")
+
+
+def test_masks_leave_the_table_out(leather, network, tmp_path):
+    for number in range(5):  # 5.png has none
+        mask = np.zeros((96, 96), np.uint8)
+        mask[:, :60] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    folder, judged = inspect([str(leather)], Options(mask=tmp_path / "masks"), output=tmp_path / "out")
+    table, regions = (pd.read_csv(folder / name) for name in ("inspection.csv", "regions.csv"))
+    assert judged == 5 and "no mask" in table.set_index("file")["error"]["5.png"]
+    assert (regions["right"] <= 60 + 2).all()
+
+
+@pytest.mark.slow
+def test_a_strip_beside_full_pictures_keeps_their_scale_and_does_not_alarm(tmp_path):
+    (tmp_path / "camera").mkdir()
+    hide = draw_hide(np.random.default_rng(0))
+    for number in range(4):  # the shipped network and its head, on drawn leather
+        picture = Image.fromarray(render_leather(np.random.default_rng(100 + number), 448, hide=hide))
+        picture.crop((0, 100, 448, 260) if number == 3 else (0, 0, 448, 448)).save(tmp_path / f"camera/{number}.png")
+    folder, _ = inspect([str(tmp_path / "camera")], Options(), output=tmp_path / "out")
+    about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
+    assert about["facts"]["zoom"] == 1 and about["verdicts"] == {"defective": 0, "good": 4, "error": 0}
