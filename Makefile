@@ -6,6 +6,8 @@ LOWEST := .venv-lowest
 NOTEBOOKS := 1.0.download-datasets 2.0-EDA-Leather-Defect-dataset 3.0-EDA-MVTec-dataset 4.0.model-training \
   5.0.inspect-your-leather
 SHELL := /bin/bash
+TORCH ?= default
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint lab tensorboard sample inspect baselines strip clean chaos audit test-lowest
@@ -17,6 +19,7 @@ $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(filter cpu,$(TORCH)),$(BIN)/python -m pip install --quiet torch torchvision --index-url $(CPU_INDEX))
 	$(BIN)/python -m pip install --quiet '.[full]'
 	touch $@
 
@@ -24,7 +27,7 @@ $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-setup: $(BIN)/.installed ## Make .venv and install the package with all extras (about 6 GB, minutes)
+setup: $(BIN)/.installed ## Make .venv and install all (6 GB, minutes); TORCH=cpu takes the small PyTorch for processors
 
 demo: $(BIN)/.installed ## Run the five notebooks on the built-in sample; reports/sample, reports/notebooks
 	@mkdir -p reports/notebooks
