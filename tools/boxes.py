@@ -14,6 +14,7 @@ BOX = 3  # label of a pixel in a box; 1 is the core of a painted defect
 USES = ("normal", "ignored", "defects", "weak")  # what a pixel in a box counts as, see `targets`
 SHOWN = 0.6  # least share of a box in a crop, for its likeliest pixels to be looked for there
 DEFECTIVE = 0.1  # share of a box that counts as defect
+FOUND = 0.3  # weight of a pixel that does: nobody has seen that it is one
 
 
 def read_boxes(boxes: Path) -> pd.DataFrame:
@@ -43,11 +44,11 @@ def shown_boxes(label: Tensor, crop: tuple[slice, slice]) -> Tensor:
     return torch.from_numpy(np.where(hidden[part], 255, part).astype(np.uint8))
 
 
-def targets(logits: Tensor, truth: Tensor, boxes: Tensor, *, use: str) -> tuple[Tensor, Tensor]:
+def targets(logits: Tensor, truth: Tensor, boxes: Tensor, *, use: str, share: float = FOUND) -> tuple[Tensor, Tensor]:
     """What maps (n, h, w) should say, 0 or 1, and the weight of each pixel; ``boxes`` are those of `shown_boxes`.
 
     ``normal`` boxes are as anything else, ``ignored`` ones have no weight, all of ``defects`` is defective, and of
-    ``weak`` ones the likeliest tenth by the logits is, while the rest has no weight.
+    ``weak`` ones the likeliest tenth by the logits is, with the weight ``share``, while the rest has none.
     """
     target, inside = truth.float(), (boxes > 0) & ~truth
     if use == "defects":
@@ -58,5 +59,5 @@ def targets(logits: Tensor, truth: Tensor, boxes: Tensor, *, use: str) -> tuple[
             place = boxes[number] == box
             least = torch.quantile(logits[number][place].detach(), 1 - DEFECTIVE)
             found = place & (logits[number] >= least)
-            target[number][found] = weight[number][found] = 1.0
+            target[number][found], weight[number][found] = 1.0, share
     return target, weight

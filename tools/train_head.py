@@ -51,19 +51,34 @@ CROP = 16  # cells
 ON_DEFECT = 0.75  # share of the crops that show one
 
 
-def train(data: Examples, *, seed: int, epochs: int = EPOCHS, boxes: str = BOXES, references: str = SAME) -> DefectHead:
-    """A head trained on crops of painted pictures; for ``boxes`` see `USES`, for ``references`` `REFERENCES`."""
+def train(
+    data: Examples,
+    *,
+    seed: int,
+    epochs: int = EPOCHS,
+    boxes: str = BOXES,
+    references: str = SAME,
+    start: DefectHead | None = None,
+    rate: float = RATE,
+) -> DefectHead:
+    """A head trained on crops of painted pictures, anew or from another one.
+
+    For ``boxes`` see `USES`, for ``references`` `REFERENCES`.
+    """
     torch.manual_seed(seed)
     generator, head = np.random.default_rng(seed), DefectHead(data.distances.shape[2] // 4)
     with_references = data.distances[:, np.flatnonzero(REFERENCES[references][1:]) + 1, :-1].float()
     head.mean.copy_(with_references.mean((0, 1, 3, 4)))
     head.deviation.copy_(with_references.std((0, 1, 3, 4)))
+    if start is not None:
+        head.load_state_dict(start.state_dict())
     count, head = len(data.files) // BATCH, head.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(head.parameters(), RATE, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * count)
+    optimizer = torch.optim.AdamW(head.parameters(), rate, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * count)
     for epoch in (bar := trange(epochs, desc=f"head, seed {seed}")):
         losses, order = [], generator.permutation(len(data.files))
-        use = "ignored" if boxes == "weak" and epoch == 0 else boxes  # a new head finds nothing in boxes
+        # A new head finds nothing in boxes.
+        use = "ignored" if boxes == "weak" and start is None and epoch == 0 else boxes
         for batch in order[: count * BATCH].reshape(count, BATCH):
             crops = [_crop(data, index, generator, references) for index in batch]
             distances, pixels, truth, real = (torch.stack(parts) for parts in zip(*crops, strict=True))

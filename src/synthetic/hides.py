@@ -75,15 +75,11 @@ def _outline(generator, shape):
 def _colour(generator, table, brightness):
     """A hide's colour that the table sets off."""
     wanted = {"any": (-1, 1), "darker": (-1,), "lighter": (1,)}[brightness]
-    far = [
-        colour
-        for colour in HIDE_COLOURS
-        if np.linalg.norm(np.subtract(colour, TABLES[table])) >= CONTRAST
-        and np.sign(np.mean(np.subtract(colour, TABLES[table]))) in wanted
-    ]
-    if not far:
+    away = np.subtract(HIDE_COLOURS, TABLES[table])
+    far = np.flatnonzero((np.linalg.norm(away, axis=1) >= CONTRAST) & np.isin(np.sign(away.mean(axis=1)), wanted))
+    if not len(far):
         raise ValueError(f"no leather is {brightness} than a {table} table")
-    return far[generator.integers(len(far))]
+    return HIDE_COLOURS[far[generator.integers(len(far))]]
 
 
 def _paint_defects(surface, leather, generator, count, *, light):
@@ -91,6 +87,8 @@ def _paint_defects(surface, leather, generator, count, *, light):
     scale = surface.shape[1] / 1000
     free, numbers = binary_erosion(leather, iterations=round(25 * scale)), np.zeros(leather.shape, np.uint8)
     while numbers.max() < count:
+        if not free.any():
+            raise ValueError(f"there is no room for {count} defects on this hide: draw fewer")
         trial = surface.copy()
         core = paint_defect(trial, generator, kind=KINDS[generator.integers(len(KINDS))], light=light, scale=scale) == 1
         if free[core].all() and np.abs(trial - surface)[core].mean() >= VISIBLE:

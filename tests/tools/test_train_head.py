@@ -72,3 +72,17 @@ def test_training_lowers_the_loss_where_distances_tell(monkeypatch, boxes, refer
         logits = network(distances[:, 1], torch.zeros(4, 8, 256, 256))
     inside = labels == 1
     assert logits[inside].mean() > logits[~inside].mean() + 2
+
+
+def test_training_goes_on_from_another_head():
+    """Without a step at any rate worth the name the head stays what it was."""
+    generator = torch.Generator().manual_seed(0)
+    distances = torch.randn(16, 5, 5, 32, 32, generator=generator).half()
+    labels = (torch.rand(16, 256, 256, generator=generator) < 0.01).to(torch.uint8)
+    data = head_data.Examples(["a"] * 16, distances, torch.zeros(16, 8, 256, 256, dtype=torch.int8), labels)
+    first = train_head.train(data, seed=0, epochs=1)
+    again = train_head.train(data, seed=1, epochs=1, start=first, rate=1e-9)
+    for name, tensor in first.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, atol=1e-6, rtol=0)
+    anew = train_head.train(data, seed=1, epochs=1)
+    assert not torch.allclose(anew.out.weight, first.out.weight, atol=1e-3)
