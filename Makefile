@@ -10,7 +10,7 @@ TORCH ?= default
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab tensorboard sample inspect baselines strip clean chaos audit test-lowest
+.PHONY: help setup demo test fuzz lint lab tensorboard sample inspect baselines strip clean chaos audit test-lowest
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test: $(BIN)/.installed-dev ## Lint, unit tests, and the five notebooks in a tin
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+fuzz: $(BIN)/.installed-dev ## Try 100,000 damaged inputs, hours; goes on where it was stopped, findings in work/fuzz
+	$(BIN)/python -m tests.fuzz
 
 lint: $(BIN)/.installed-dev ## Only the linter
 	$(BIN)/ruff check .
