@@ -14,8 +14,10 @@ PROTOCOLS = ("random-80-20", "random-60-20-20", "hide-60-20-20")  # of one split
 FOLD_PROTOCOLS = ("hide-5fold", "leave-one-defect-out", "within-hide")  # of several
 TRAIN_MODES = ("all", "head")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+ENGINES = ("auto", "torch", "openvino", "openvino-int8")  # see backbone.engines
 # All that start with LEATHER_.
-VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION TINY TEST_NOISE FUZZ_CASES"
+VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION ENGINE TINY"
+VARIABLES += " TEST_NOISE FUZZ_CASES"  # of the tests
 
 
 def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> str | int:
@@ -123,10 +125,10 @@ HONEST = SAMPLE.but(run="honest", protocol="hide-5fold", feature_blocks=(2, 5, 8
 PRESETS = {"paper": PAPER, "small": SMALL, "sample": SAMPLE, "honest": HONEST}
 
 
-def run_config(run: str) -> Config:
+def run_config(run: str, preset: str | None = None) -> Config:
     """The settings of a run of notebook 4.0, as the ``LEATHER_`` variables ask for them; see README."""
     usual = SAMPLE if run == SAMPLE.run else PAPER
-    preset = setting("LEATHER_PRESET", "sample" if usual is SAMPLE else "paper", allowed=tuple(PRESETS))
+    preset = preset or setting("LEATHER_PRESET", "sample" if usual is SAMPLE else "paper", allowed=tuple(PRESETS))
     config = PRESETS[preset].but(run=run, protocol=setting("LEATHER_PROTOCOL", usual.protocol, allowed=PROTOCOLS))
     weights, epochs = setting("LEATHER_WEIGHTS", config.weights), setting("LEATHER_EPOCHS", config.epochs)
     return config.but(weights=weights, epochs=epochs)

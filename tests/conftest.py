@@ -4,6 +4,7 @@ import os
 import zlib
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("LEATHER_ENGINE", "torch")  # what engines share is tested with torch, in less time
 
 import numpy as np
 import pandas as pd

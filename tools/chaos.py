@@ -78,8 +78,8 @@ def training(folder: Path, given: Path) -> object:
 
 
 def baselines(folder: Path, given: Path) -> object:
-    from benchmarks.baselines.table import fill_table
     from benchmarks.baselines.rows import table_rows
+    from benchmarks.baselines.table import fill_table
     from src.config import HONEST
     from src.data.tables import class_root, digests, index_images
 

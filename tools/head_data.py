@@ -22,9 +22,10 @@ from src.data.pictures import is_picture, load_image
 from src.eda.copies import copy_groups, near_duplicates
 from src.files import load_tensors, save_tensors
 from src.localisation.encoder import TILE, Encoder
-from src.localisation.head import CELL, distance_channels, fine_picture, on_cells
+from src.localisation.head import CELL, distance_channels, fine_picture, on_cells, pixel_channels
 from src.localisation.references import gather, own_distances, sample_rows
 from src.synthetic.painter import paint_picture
+from tools.boxes import BOX, box_mask, read_boxes
 
 ALIKE = 0.6  # correlation from which two textures are copies of one original, whatever their colour
 LARGEST_GROUP = 10  # pictures; larger groups of copies stay in training
@@ -32,8 +33,12 @@ BOXED, GREY_SHARE = 300, 0.12  # validation: pictures with boxes at least, and s
 TOGETHER = 8  # like textures that are painted at a time and are each other's references
 SIDE = 256  # px of painted pictures
 CELLS = (TILE // CELL, TILE // CELL)
-ROWS_EACH = 256  # reference patches of a picture
+PIECES = 2  # painted pictures of a texture, as if of two places of one leather: each other's references
+ROWS_EACH = 256, 512, 1024  # reference patches of a picture of the same leather
+PIECE_ROWS = 16, 32, 64, 128  # of one picture of a folder of the same leather, which gives several
+LIKE_ROWS = 128  # of a picture of a like leather
 MODES = ("own", "normals", "folder")  # references: none, patches without defects, or all patches of others
+LIKE = ("like normals", "like folder")  # the same of pictures of like leathers, after `MODES`, of painted pictures
 
 
 def read_textures(folder: Path, boxes: Path) -> pd.DataFrame:
@@ -44,12 +49,6 @@ def read_textures(folder: Path, boxes: Path) -> pd.DataFrame:
     pairs = near_duplicates(table, same_colour=np.inf)
     copies = copy_groups(table["file"], pairs[pairs["correlation"] >= ALIKE])
     return table.assign(copy_of=copies, boxed=table["file"].isin(listed))
-
-
-def read_boxes(boxes: Path) -> pd.DataFrame:
-    """The rows of ``<folder>_boxes.csv``, with ``file`` as `read_textures` has it."""
-    listed = pd.read_csv(boxes, dtype={"file": str})
-    return listed.assign(file=boxes.stem.removesuffix("_boxes") + "/" + listed["file"])
 
 
 def draw_validation(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
@@ -66,7 +65,7 @@ def draw_validation(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 
 
 def like_groups(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows in groups of up to `TOGETHER` of like colour and grain: cut in two again and again."""
+    """The rows in groups of up to `TOGETHER` of like look, in a random order: cut in two again and again."""
     looks = np.stack([_look(path) for path in tqdm(table["path"], desc="textures", unit="img")])
     looks = (looks - looks.mean(0)) / np.maximum(looks.std(0), 1e-6)
 
@@ -77,7 +76,8 @@ def like_groups(table: pd.DataFrame) -> list[pd.DataFrame]:
         order = rows[np.argsort(centred @ np.linalg.svd(centred, full_matrices=False)[2][0], kind="stable")]
         return [part for cut in np.array_split(order, 2) for part in halves(cut)]
 
-    return [table.iloc[rows] for rows in halves(np.arange(len(table)))]
+    groups = halves(np.arange(len(table)))
+    return [table.iloc[groups[number]] for number in np.random.default_rng(0).permutation(len(groups))]
 
 
 def _look(path: str) -> np.ndarray:
@@ -94,74 +94,109 @@ class Examples:
     """Pictures as a head reads them. Tensors of one length n, in the order of ``files``."""
 
     files: list[str]
-    distances: Tensor  # (n, modes, channels, 32, 32) float16
-    pictures: Tensor  # (n, 3, 256, 256) uint8
-    labels: Tensor  # (n, 256, 256) uint8: 1 core of a painted defect, 2 around it
+    distances: Tensor  # (n, modes, channels, 32, 32) float16; the first modes are `MODES`, then may come `LIKE`
+    pixels: Tensor  # (n, 8, 256, 256) int8, `pixel_channels` in sixteenths
+    labels: Tensor  # (n, 256, 256) uint8: 1 core of a painted defect, 2 around it, 3 in a box of a real one
 
 
 def painted_examples(
-    groups: list[pd.DataFrame], encoder: Encoder, folder: Path, *, seed: int, kinds: tuple[str, ...] | None = None
+    groups: list[pd.DataFrame],
+    encoder: Encoder,
+    folder: Path,
+    boxes: Path,
+    *,
+    seed: int,
+    kinds: tuple[str, ...] | None = None,
 ) -> Examples:
-    """Every texture once as another leather with painted defects; groups that are in ``folder`` are taken from it."""
+    """Every texture as another leather, `PIECES` times, with painted defects; ``folder`` keeps finished groups."""
+    listed = read_boxes(boxes)
 
     def paint(number: int, rows: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         generator = np.random.default_rng([seed, number])
         shared = int(generator.integers(2**31)) if generator.uniform() < 0.5 else None  # one leather, or several
-        for path in rows["path"]:
-            texture = np.asarray(load_image(path).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-            yield paint_picture(texture, generator, look=shared, kinds=kinds)
+        for row in rows.itertuples():
+            texture = np.asarray(load_image(row.path).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+            look = int(generator.integers(2**31)) if shared is None else shared
+            real = box_mask(listed, row.file, SIDE)
+            for piece in generator.permutation(4)[:PIECES]:
+                yield paint_picture(texture, generator, look=look, kinds=kinds, piece=int(piece), boxes=real)
 
-    return _examples(groups, encoder, folder, paint)
+    return _examples(groups, encoder, folder, paint, pieces=PIECES)
 
 
 def boxed_examples(groups: list[pd.DataFrame], encoder: Encoder, folder: Path, boxes: Path) -> Examples:
-    """Real pictures; the label is 1 inside the boxes of their defects."""
+    """Real pictures, references are those of like leathers; the label is 3 inside the boxes of their defects."""
     listed = read_boxes(boxes)
 
     def read(number: int, rows: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for row in rows.itertuples():
-            label = np.zeros((SIDE, SIDE), np.uint8)
-            for box in listed[listed["file"] == row.file].itertuples():
-                left, right = int(box.left * SIDE), int(np.ceil(box.right * SIDE))
-                label[int(box.top * SIDE) : int(np.ceil(box.bottom * SIDE)), left:right] = 1
-            yield np.asarray(load_image(row.path).resize((SIDE, SIDE), Image.Resampling.BICUBIC)), label
+            picture = np.asarray(load_image(row.path).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+            yield picture, BOX * box_mask(listed, row.file, SIDE).astype(np.uint8)
 
-    return _examples(groups, encoder, folder, read)
+    return _examples(groups, encoder, folder, read, pieces=1)
 
 
-def _examples(groups: list[pd.DataFrame], encoder: Encoder, folder: Path, pictures_of: object) -> Examples:
+def _examples(
+    groups: list[pd.DataFrame], encoder: Encoder, folder: Path, pictures_of: object, *, pieces: int
+) -> Examples:
     parts = []
     for number, rows in enumerate(tqdm(groups, desc=folder.name, unit="group")):
         file = folder / f"{number:04d}.pt"
         if not file.is_file():
-            save_tensors(_read_group(list(pictures_of(number, rows)), rows, encoder, number), file)
+            copies = rows["copy_of"].repeat(pieces).to_numpy()
+            made = _read_group(list(pictures_of(number, rows)), copies, encoder, number, pieces=pieces)
+            save_tensors(made, file)
         parts.append(load_tensors(file))
-    files = [file for rows in groups for file in rows["file"]]
-    return Examples(files, *(torch.cat([part[name] for part in parts]) for name in ("distances", "pictures", "labels")))
+    files = [file for rows in groups for file in rows["file"].repeat(pieces)]
+    distances, labels = (torch.cat([part[name] for part in parts]) for name in ("distances", "labels"))
+    pixels = [(16 * pixel_channels(part["pictures"])).round().clamp(-127, 127).to(torch.int8) for part in parts]
+    return Examples(files, distances, torch.cat(pixels), labels)
 
 
 def _read_group(
-    pictures: list[tuple[np.ndarray, np.ndarray]], rows: pd.DataFrame, encoder: Encoder, number: int
+    pictures: list[tuple[np.ndarray, np.ndarray]], copies: np.ndarray, encoder: Encoder, number: int, *, pieces: int
 ) -> dict[str, Tensor]:
-    """Channels of every mode of pictures with labels; references are the others of the group, without its copies."""
-    tokens = [encoder.tokens(Image.fromarray(picture)) for picture, _ in pictures]
+    """Channels of every mode of pictures with labels; ``pieces`` pictures in a row are of one texture.
+
+    References are the other pieces, and one piece each of some other textures that are no copies. Patches of real
+    defects in boxes, which another place would not have, are none; normal references have no defect at all.
+    """
+    with torch.autocast("cpu", torch.bfloat16):  # twice as fast; the log channels differ by about 0.01
+        tokens = [encoder.tokens(Image.fromarray(picture)) for picture, _ in pictures]
     labels = torch.from_numpy(np.stack([label for _, label in pictures]))
-    touched = F.adaptive_max_pool2d((labels == 1).float()[:, None], tokens[0].shape[1:3])[:, 0].bool()
-    everywhere = [sample_rows(each, ROWS_EACH, seed=number)[0] for each in tokens]
-    clean = [
-        sample_rows(each, ROWS_EACH, seed=number, valid=~places)[0]
-        for each, places in zip(tokens, touched, strict=True)
-    ]
-    generator, distances, copies = np.random.default_rng(number), [], rows["copy_of"].to_numpy()
+    free = [~_touched(labels > 0, tokens[0]), ~_touched(labels == BOX, tokens[0])]  # for normals, for a folder
+    generator, distances = np.random.default_rng(number), []
+
+    def rows_of(other: int, count: int, *, are_normal: bool) -> Tensor:
+        valid = free[0 if are_normal else 1][other]
+        return sample_rows(tokens[other], count, seed=int(generator.integers(2**31)), valid=valid)[0]
+
     for index, each in enumerate(tokens):
         own = own_distances(each)
-        modes, others = [distance_channels(own, None)] * 3, np.flatnonzero(copies != copies[index])
-        if len(others):
-            some = generator.permutation(others)[: generator.integers(1, len(others) + 1)]
-            for mode, rows_of, are_normal in ((1, clean, True), (2, everywhere, False)):
-                usable = [rows_of[other] for other in some if rows_of[other].shape[1]]
-                if usable:
-                    modes[mode] = distance_channels(own, gather(usable, are_normal=are_normal).distances(each))
+        modes = [distance_channels(own, None)] * (3 if pieces == 1 else 5)
+        siblings = [n for n in range(index - index % pieces, index - index % pieces + pieces) if n != index]
+        likes = generator.permutation(np.flatnonzero(copies[::pieces] != copies[index]))
+        likes = [int(n) * pieces + generator.integers(pieces) for n in likes[: generator.integers(1, len(likes) + 2)]]
+        for mode, are_normal in ((1, True), (2, False)):
+            same = [rows_of(n, int(generator.choice(ROWS_EACH)), are_normal=are_normal) for n in siblings]
+            if not are_normal:
+                size = int(generator.choice(PIECE_ROWS))
+                same = [part for rows in same for part in _parts(rows, size, generator)]
+            like = [rows_of(n, LIKE_ROWS, are_normal=are_normal) for n in likes]
+            for place, rows in ((mode, same), (mode + 2, like)) if siblings else ((mode, like),):
+                if rows := [part for part in rows if part.shape[1]]:
+                    found = gather(rows, are_normal=are_normal).distances(each)
+                    modes[place] = distance_channels(own, found)
         distances.append(torch.stack([on_cells(mode, CELLS) for mode in modes]).half())
     fine = torch.stack([fine_picture(Image.fromarray(picture), CELLS) for picture, _ in pictures])
     return {"distances": torch.stack(distances), "pictures": fine, "labels": labels}
+
+
+def _touched(places: Tensor, tokens: Tensor) -> Tensor:
+    """Patches (n, rows, columns) with a pixel of places (n, h, w)."""
+    return F.adaptive_max_pool2d(places.float()[:, None], tokens.shape[1:3])[:, 0].bool()
+
+
+def _parts(rows: Tensor, size: int, generator: np.random.Generator) -> tuple[Tensor, ...]:
+    """Rows (blocks, m, d) in random parts of a size: as if each were of another picture."""
+    return rows[:, torch.from_numpy(generator.permutation(rows.shape[1]))].split(size, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -43,15 +43,35 @@ class PictureDataset(Dataset):
         return torch.stack([self.transform(load_image(self.paths[i])) for i in indices]), self.targets[indices]
 
 
+class ShareSampler(BatchSampler):
+    """A process's share of each batch; where that is empty the first index, which then must not count."""
+
+    share = slice(None)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self.share] or batch[:1] for batch in super().__iter__())
+
+
 def load_batches(
-    dataset: Dataset, size: int, *, device: torch.device, workers: int = 0, generator: torch.Generator | None = None
+    dataset: Dataset,
+    size: int,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    generator: torch.Generator | None = None,
+    share: slice = slice(None),
 ) -> DataLoader:
-    """Batches of a data set that takes lists of indices, in the order of a generator or in its own."""
+    """Batches of a data set that takes lists of indices, in the order of a generator or in its own; or a share of each.
+
+    One of several processes passes ``share=slice(its number, None, processes)``; all get as many batches.
+    """
     sampler = SequentialSampler(dataset) if generator is None else RandomSampler(dataset, generator=generator)
+    batches = ShareSampler(sampler, size, drop_last=False)
+    batches.share = share
     return DataLoader(
         dataset,
         batch_size=None,  # one by one, features would take longer than learning from them
-        sampler=BatchSampler(sampler, size, drop_last=False),
+        sampler=batches,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=generator,

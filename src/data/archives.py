@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from ..config import CLASS_NAMES
 from ..files import writing
-from .manifest import CLASSES, MVTEC, SPLITS, DataError
+from .checks import SPLITS, left_out
+from .manifest import CLASSES, MVTEC, DataError
 from .pictures import is_picture
 from .tables import HIDES, class_name
 
@@ -47,8 +48,10 @@ class Member(NamedTuple):
     open: Callable[[], IO[bytes]]
 
 
-def install(given: Path, data: Path, *, wanted: tuple[str, ...]) -> set[str]:
+def install(given: Path, data: Path, *, wanted: tuple[str, ...], left: dict[str, str] | None = None) -> set[str]:
     """Puts the wanted published sets that a folder, zip or tar holds anywhere into ``data``; returns their names.
+
+    ``left`` is filled with what is not taken: how many files for each reason.
 
     Raises:
         DataError: If it is no archive, damaged or unsafe, or holds nothing wanted, a set twice, or an incomplete one.
@@ -57,10 +60,13 @@ def install(given: Path, data: Path, *, wanted: tuple[str, ...]) -> set[str]:
     work = data / f".incoming.{os.getpid()}"
     with _open_members(given) as members, writing(data):
         plan = _plan_files(given, members, wanted)
+        taken = set(plan.values())
+        others = left_out(name for name, member in members if member not in taken)
+        (left if left is not None else {}).update({f"from {given.name}, {why}": files for why, files in others.items()})
         sizes = {file: member.size for file, member in plan.items()}
         require_space(data, sum(sizes.values()), purpose=f"unpacking {given.name}")
-        for left in data.glob(".incoming*"):  # of processes that were killed: `acquire` lets in one at a time
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in data.glob(".incoming*"):  # of processes that were killed: `acquire` lets in one at a time
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
             for file, member in tqdm(plan.items(), unit="file", desc=given.name):
                 (work / file).parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +133,9 @@ def _plan_files(given: Path, members: list[tuple[str, Member]], wanted: tuple[st
     """The members to take, by the path below the data folder that they will have; DataError unless sets are whole."""
     plan, homes = {}, {}
     for name, member in members:
-        name = re.sub(r"(?<=[^\0-\x7f])\\", "_", name)  # the second byte of a letter, from Japan or Taiwan
-        name = name.replace("\\", "/")  # as some Windows programs write it
-        if re.match("/|[A-Za-z]:", name) or ".." in name.split("/"):
+        if "/" not in name:  # else a backslash is the second byte of a letter, as Japanese and Chinese Windows write it
+            name = name.replace("\\", "/")  # as some Windows programs write folders
+        if re.match("/|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
             raise DataError(f"{given} wants to write outside its folder, to {name}: do not use it")
         part, home, inside = _place(name)
         if part.split("/")[0] in wanted:
@@ -162,12 +168,14 @@ def _place(file: str) -> tuple[str, str, str]:
     if hidden or not folders or not is_picture(name):
         return "", "", ""
     if class_name(folders[-1]) in CLASS_NAMES:
-        return CLASSES, "/".join(folders[:-1]), f"{folders[-1]}/{name}"
+        return CLASSES, "/".join(folders[:-1]), f"{folders[-1]}/{name}".replace("\\", "_")
     *home, split, defect = ["", *folders]
-    if split not in SPLITS:
+    if split.lower() not in SPLITS:
         return "", "", ""
-    category = "leather" if not home[-1] or home[-1].startswith(MVTEC) else home[-1]  # some archives do not name it
-    return f"{MVTEC}/{category}", "/".join(home[1:]), f"{split}/{defect}/{name}"
+    above = home[-1].lower()
+    category = "leather" if not above or above.startswith(MVTEC) else above  # some archives do not name it
+    defect = "good" if defect.lower() == "good" else defect
+    return f"{MVTEC}/{category}", "/".join(home[1:]), f"{split.lower()}/{defect}/{name}".replace("\\", "_")
 
 
 def require_space(folder: Path, needed: int, *, purpose: str) -> None:

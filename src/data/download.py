@@ -12,6 +12,7 @@ from pathlib import Path
 from ..config import CLASS_NAMES, KAGGLE_FOLDER, PAPER, SAMPLE, TINY, paths
 from ..files import alone
 from . import archives, manifest
+from .checks import check_masks
 from .manifest import CLASSES, MVTEC, PARTS, DataError, Entry
 from .tables import MVTEC_ADVICE, class_folders, class_name, class_root, index_mvtec
 
@@ -80,7 +81,7 @@ def acquire(
 
 
 def _acquire(source: str, local: Path | str | None, mvtec_local: Path | str | None, *, thorough: bool) -> Entry:
-    missing, origins = _missing_parts(), {}
+    missing, origins, left = _missing_parts(), {}, {}
     if _is_external() and (CLASSES in missing or (missing and (mvtec_local or source == "drive"))):
         raise DataError(
             f"LEATHER_DATA names {paths.data}, which lacks {' and '.join(missing)}, and nothing is ever written there. "
@@ -89,7 +90,7 @@ def _acquire(source: str, local: Path | str | None, mvtec_local: Path | str | No
     for given, parts in ((mvtec_local, (MVTEC,)), (local, PARTS)):
         if given and parts[0] in missing:
             given, wanted = Path(given).expanduser(), tuple(part for part in parts if part in missing)
-            origins |= dict.fromkeys(archives.install(given, paths.data, wanted=wanted), given.name)
+            origins |= dict.fromkeys(archives.install(given, paths.data, wanted=wanted, left=left), given.name)
             missing = _missing_parts()
     if CLASSES in missing or (missing and source == "drive"):
         if source == "local":
@@ -97,10 +98,13 @@ def _acquire(source: str, local: Path | str | None, mvtec_local: Path | str | No
         if source == "auto" and not any(map(_answers, SITES.values())):
             print(NO_NETWORK)
             return _prepare_sample(thorough=thorough)
-        origins |= _fetch(source, missing)
-    entry = manifest.record(paths.data, "external" if _is_external() else "data", origins=origins, thorough=thorough)
+        origins |= _fetch(source, missing, left)
+    place = "external" if _is_external() else "data"
+    entry = manifest.record(paths.data, place, origins=origins, thorough=thorough, left=left if origins else None)
+    for reason, files in entry.left.items():
+        print(f"left out, {reason}: {files}")
     try:
-        index_mvtec(paths.data / MVTEC)
+        check_masks(index_mvtec(paths.data / MVTEC))
     except FileNotFoundError as error:
         log.warning("%s", error)
     return entry
@@ -157,20 +161,20 @@ def _prepare_sample(*, thorough: bool) -> Entry:
     return manifest.record(paths.sample, "sample", origins=origins, thorough=thorough)
 
 
-def _fetch(source: str, wanted: tuple[str, ...]) -> dict[str, str]:
+def _fetch(source: str, wanted: tuple[str, ...], left: dict[str, str]) -> dict[str, str]:
     reasons = []
     for name in SITES if source == "auto" else (source,):
         try:
             if not _answers(SITES[name]):
                 raise DownloadError("it cannot be reached; is there a network?")
-            return dict.fromkeys(_fetch_drive(wanted) if name == "drive" else _fetch_kaggle(), name)
+            return dict.fromkeys(_fetch_drive(wanted, left) if name == "drive" else _fetch_kaggle(left), name)
         except DownloadError as error:
             log.warning("%s failed: %s", name, error)
             reasons.append(f"{name} failed: {error}")
     raise DownloadError("\n".join((*reasons, WAYS_OUT)))
 
 
-def _fetch_drive(wanted: tuple[str, ...]) -> set[str]:
+def _fetch_drive(wanted: tuple[str, ...], left: dict[str, str]) -> set[str]:
     import gdown  # here, for the same reason
 
     archive = paths.data / ".drive" / "leather_datasets.zip"  # a folder of our own: archives of the user's are kept
@@ -184,21 +188,21 @@ def _fetch_drive(wanted: tuple[str, ...]) -> set[str]:
             advice = f"Run again to go on with what arrived in {archive.parent}, or delete that folder to start anew."
             raise DownloadError(f"{error}\n{advice}") from error
     try:
-        parts = archives.install(archive, paths.data, wanted=wanted)
+        parts = archives.install(archive, paths.data, wanted=wanted, left=left)
     except DataError as error:
         raise DownloadError(f"{error}\nIf its zip is to be fetched again, delete {archive.parent} first.") from error
     shutil.rmtree(archive.parent)
     return parts
 
 
-def _fetch_kaggle() -> set[str]:
+def _fetch_kaggle(left: dict[str, str]) -> set[str]:
     import kagglehub
 
     try:
         folder = kagglehub.dataset_download(KAGGLE_SET)  # a public set: works with and without a token
     except Exception as error:  # its errors have no base class of their own
         raise DownloadError(str(error)) from error
-    return archives.install(Path(folder), paths.data, wanted=(CLASSES,))
+    return archives.install(Path(folder), paths.data, wanted=(CLASSES,), left=left)
 
 
 def _answers(url: str) -> bool:

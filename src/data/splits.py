@@ -10,12 +10,11 @@ import re
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from ..config import FOLD_PROTOCOLS, PROTOCOLS
+from .groups import PARTS, group_parts, stratified_folds
 from .tables import AUDIT_FIRST, HIDES, classes_of
 
-PARTS = ("train", "validation", "test")
 FOLDS = 5
 FEWEST = 20  # images that a class needs on a hide to be told apart there
 FULL_TRAINING_SET = 245  # train/good of MVTec AD leather
@@ -29,7 +28,8 @@ def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.Dat
         ``random-80-20``: the published one. Of each class a random 20 % is test; a tenth of the other 80 % is
             validation. Tiles of one hide, and copies of one file, land on both sides: its figures are too good.
         ``random-60-20-20``: 60, 20 and 20 % of each class, without copies. Tiles of one hide still land on both sides.
-        ``hide-60-20-20``: whole hides, without copies, are drawn until they hold about 60, 20 and 20 % of the pictures.
+        ``hide-60-20-20``: whole hides, without copies, are drawn until they hold about 60, 20 and 20 % of the pictures,
+            and moved until every class is in every part.
 
     Raises:
         ValueError: If the protocol is unknown, the table lacks the ``group`` or ``copy_of`` that it needs, a class is
@@ -44,17 +44,19 @@ def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> pd.Dat
     elif protocol == "hide-60-20-20":
         table = _distinct(table, protocol)
         _check_hides(table, protocol, fewest=3)
-        parts = _group_parts(table["group"], generator)
+        parts = group_parts(table, generator)
     else:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
     table = table.assign(part=parts)
     counts = table.groupby(["label", "part"]).size().unstack(fill_value=0).reindex(columns=PARTS, fill_value=0)
     if (counts == 0).any(axis=None):
-        label, part = counts.stack().loc[lambda images: images == 0].index[0]
-        hides = f" on {table.loc[table['label'] == label, 'group'].nunique()} hides" if "group" in table else ""
+        hides = table.groupby("label")["group"].nunique() if "group" in table else counts.sum(axis=1)
+        label = hides[(counts == 0).any(axis=1)].idxmin()
+        on = f" on {hides[label]} hides" if "group" in table else ""
+        needed = ", and needs 3 hides at least" if protocol == "hide-60-20-20" else ""
         raise ValueError(
-            f"{protocol} leaves no image of {label} for {part}: the class has {counts.loc[label].sum()} images{hides}. "
-            "Add images or use another protocol."
+            f"{protocol} leaves no image of {label} for {counts.loc[label].idxmin()}: the class has "
+            f"{counts.loc[label].sum()} images{on}{needed}. Add images or use another protocol."
         )
     return table
 
@@ -68,22 +70,6 @@ def _random_parts(labels: pd.Series, generator: np.random.Generator, *, test: fl
         parts.loc[order[:tests]] = "test"
         parts.loc[order[tests : tests + validations]] = "validation"
     return parts
-
-
-def _group_parts(groups: pd.Series, generator: np.random.Generator) -> pd.Series:
-    sizes = groups.value_counts().sort_index()
-    order = generator.permutation(sizes.index.to_numpy())
-    ends = np.cumsum([sizes[name] for name in order]) / len(groups)
-    part_of = {}
-    for position, (name, end) in enumerate(zip(order, ends, strict=True)):
-        left = len(order) - position  # the last two groups are kept for parts that have none yet
-        if position == 0 or (end <= 0.2 and left > 2):
-            part_of[name] = "test"
-        elif end <= 0.4 or "validation" not in part_of.values():
-            part_of[name] = "validation"
-        else:
-            part_of[name] = "train"
-    return groups.map(part_of)
 
 
 def _distinct(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -145,21 +131,19 @@ def rotations(split: pd.DataFrame, *, seed: int = 42) -> list[pd.DataFrame]:
     With the seed that `split_folds` was given, the first rotation of ``hide-5fold`` is the split itself.
     """
     rest, rotated = split[split["part"] != "test"], []
-    folds = StratifiedGroupKFold(FOLDS - 1, shuffle=True, random_state=seed)
-    for _, validation in folds.split(rest, rest["label"], rest["group"]):
+    folds = stratified_folds(rest, FOLDS - 1, seed)
+    for number in range(FOLDS - 1):
         part = split["part"].where(split["part"] == "test", "train")
-        part[rest.index[validation]] = "validation"
+        part[rest.index[folds == number]] = "validation"
         rotated.append(split.assign(part=part))
     return rotated
 
 
 def _hide_folds(table: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
-    labels, splits = table["label"].to_numpy(), {}
-    outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for number, (_, test) in enumerate(outer.split(labels, labels, table["group"]), start=1):
-        part = np.full(len(table), "train", dtype=object)
-        part[test] = "test"
-        splits[f"hide-5fold/{number}"] = rotations(table.assign(part=part), seed=seed)[0]
+    folds, splits = stratified_folds(table, FOLDS, seed), {}
+    for number in range(FOLDS):
+        part = np.where(folds == number, "test", "train").astype(object)
+        splits[f"hide-5fold/{number + 1}"] = rotations(table.assign(part=part), seed=seed)[0]
     return splits
 
 

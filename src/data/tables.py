@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def class_folders(root: Path) -> dict[Path, list[Path]]:
     """The pictures of each folder in ``root``, in a fixed order; ``mvtec`` and hidden folders are no classes."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     return {
-        folder: [path for path in sorted(folder.iterdir()) if is_picture(path)]
+        folder: [path for path in sorted(folder.iterdir()) if is_picture(path) and path.is_file()]
         for folder in folders
         if folder.name != MVTEC_FOLDER
     }
@@ -133,17 +134,29 @@ def index_images(root: Path) -> pd.DataFrame:
             f"{root} has pictures of fewer than two classes ({labels}). Expected one folder a class with at least one "
             f"of {', '.join(sorted(IMAGE_SUFFIXES))}. Run 1.0.download-datasets.ipynb to get and check the data."
         )
-    return table.assign(group=_hides(root / HIDES, table["file"])) if (root / HIDES).is_file() else table
+    return table.assign(group=_hides(root / HIDES, table)) if (root / HIDES).is_file() else table
 
 
-def _hides(file: Path, files: pd.Series) -> pd.Series:
-    listed = read_text_table(file, ("path", "hide")).dropna(subset=["path", "hide"])
-    known = listed.set_index("path")["hide"]
-    if known.index.has_duplicates:
-        raise ValueError(f"{file} lists {known.index[known.index.duplicated()][0]} more than once")
-    if unknown := sorted(set(files) - set(known.index)):
-        raise ValueError(f"{file} gives no hide for {len(unknown)} images, the first is {unknown[0]}")
-    return files.map(known)
+def _hides(file: Path, table: pd.DataFrame) -> pd.Series:
+    """Hides by their names as people mean them: one Unicode form, no stray blanks, case only where it tells apart."""
+    listed = read_text_table(file, ("path", "hide")).dropna(subset=["path"])
+    listed.index = listed["path"].map(_plain_path)
+    if listed.index.has_duplicates:
+        raise ValueError(f"{file} lists {listed.index[listed.index.duplicated()][0]} more than once")
+    rows = listed.reindex(table["file"].map(_plain_path)).set_index(table.index)
+    hides = rows["hide"].str.normalize("NFKC").str.split().str.join(" ").replace("", np.nan)
+    labels = rows.get("label", table["label"]).fillna(table["label"]).map(class_name)
+    for odd, what in ((hides.isna(), "no hide for"), (labels != table["label"], "another label to")):
+        if odd.any():
+            raise ValueError(f"{file} gives {what} {odd.sum()} images, the first is {table['file'][odd.idxmax()]}")
+    hides = hides.groupby(hides.str.casefold()).transform("first")
+    for name, hide in sorted({(name, hide) for name, hide in zip(rows["hide"], hides, strict=True) if name != hide}):
+        log.warning("%s: the hide %r is taken as %r", file, name, hide)
+    return hides
+
+
+def _plain_path(file: str) -> str:
+    return unicodedata.normalize("NFC", file.strip().replace("\\", "/"))
 
 
 def read_text_table(file: Path, columns: Sequence[str], *, advice: str = "Add it.") -> pd.DataFrame:
@@ -151,7 +164,7 @@ def read_text_table(file: Path, columns: Sequence[str], *, advice: str = "Add it
     try:  # spreadsheets put a mark before the first column's name, hence -sig
         table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
     except ValueError as error:
-        raise ValueError(f"{file} cannot be read as a table ({error}). {advice}") from error
+        raise ValueError(f"{file} cannot be read as a table in UTF-8 ({error}). {advice}") from error
     if missing := sorted(set(columns) - set(table.columns)):
         raise ValueError(f"{file} has no column {missing}; expected {', '.join(columns)}. {advice}")
     return table
@@ -191,7 +204,7 @@ def read_image_list(root: Path, file: Path) -> pd.DataFrame:
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"no list of pictures {file}. {AUDIT_FIRST}")
-    listed = read_text_table(file, COLUMNS, advice=AUDIT_FIRST).set_index("file")
+    listed = read_text_table(file, COLUMNS, advice=AUDIT_FIRST).drop_duplicates("file").set_index("file")
     table = index_images(root)
     table["digest"] = digests(table["path"])
     was = listed.reindex(table["file"]).reset_index(drop=True)

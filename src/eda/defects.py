@@ -11,6 +11,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from ..config import paths
+from ..data.checks import check_masks
 from ..data.pictures import load_image, load_mask
 from ..data.tables import MVTEC_ADVICE
 from .describe import in_threads
@@ -63,6 +64,7 @@ def describe_defects(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFr
     table = table[table["defect"] != "good"]
     if table.empty:
         raise ValueError("the table has no defective image")
+    check_masks(table)
     rows = in_threads(_describe_defect, table.itertuples(), name="masks", progress=progress)
     return table[["file", "defect"]].join(pd.DataFrame(rows, index=table.index))
 

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..data.pictures import UnreadableImageError, load_image
+from ..data.pictures import UnreadableImageError, load_image, open_picture, orientation
 from ..data.tables import order_classes
 
 Item = TypeVar("Item")
@@ -56,11 +56,11 @@ def _describe(path: Path, formats: dict[str, str]) -> dict[str, object]:
     row |= dict.fromkeys(("brightness", "contrast", *COLOURS, *(f"{name}_std" for name in COLOURS)), np.nan)
     try:
         row["bytes"] = path.stat().st_size
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             row |= {"width": image.width, "height": image.height, "mode": image.mode, "format": image.format}
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            turned = orientation(image)
         picture = load_image(path)
-    except (UnreadableImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnreadableImageError, OSError) as error:
         return row | {"problem": f"unreadable: {_reason(error)}; "}
     row["width"], row["height"] = picture.size
     (row["brightness"],), (row["contrast"],) = _moments(picture.convert("L"))
@@ -71,8 +71,8 @@ def _describe(path: Path, formats: dict[str, str]) -> dict[str, object]:
     expected = formats.get(path.suffix.lower())
     if expected != row["format"] and (expected, row["format"]) != ("JPEG", "MPO"):  # MPO: JPEGs of some phones
         row["problem"] += f"the file is {row['format']}, its name says {path.suffix}; "
-    if orientation in range(2, 9):
-        row["problem"] += f"turned by EXIF (orientation {orientation}); "
+    if turned in range(2, 9):
+        row["problem"] += f"turned by EXIF (orientation {turned}); "
     if row["contrast"] == 0:
         row["problem"] += "one single colour; "
     return row

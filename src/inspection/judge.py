@@ -57,7 +57,7 @@ class Judge:
         with whole_file(overlay) as stream:
             drawn.save(stream, "JPEG", quality=QUALITY)
         verdict, shown = "defective" if regions else "good", f"{overlay.parent.name}/{overlay.name}"
-        return PictureRecord(name, verdict, *picture.size, round(judgement.score, 6), regions, shown, hide)
+        return PictureRecord(name, verdict, *picture.size, judgement.score, regions, shown, hide)
 
     def _named(self, region: RegionRecord, picture: Image.Image) -> RegionRecord:
         """With the class of the tiles that cover it, on average."""
@@ -80,7 +80,7 @@ def region_record(number: int, region: Region, scale: np.ndarray) -> RegionRecor
         number=number,
         box=tuple((np.array(region.box) * np.tile(scale, 2)).round(2).tolist()),
         area=round(float(region.area * scale.prod()), 2),
-        peak=round(region.peak, 6),
-        score=round(region.score, 6),
+        peak=region.peak,
+        score=region.score,
         outline=tuple(map(tuple, (contour * scale).round(2).tolist())),
     )

@@ -22,7 +22,7 @@ from ..classifier.checkpoints import load_checkpoint
 from ..classifier.model import ViTMultiClassClassifier
 from ..classifier.predict import trained_side
 from ..data.pictures import UnreadableImageError, load_image, load_mask, picture_size
-from ..files import load_tensors, save_tensors
+from ..files import fitting, load_tensors, save_tensors
 from ..localisation.encoder import TILE, Encoder, camera_zoom
 from ..localisation.head import find_head
 from ..localisation.localise import Detector, leather_patches, without_table
@@ -74,9 +74,11 @@ def make_judge(found: Found, normals: Found | None, options: Options, *, kept: P
     detector, read = Detector(mode, encoder, None, head), _reader(found, normals, options.mask)
     chosen = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
     waiting = [] if kept.is_file() or mode == "zero-shot" else [compared_sizes[one] for one in chosen]
-    _announce(detector, [sizes[one] for one in todo if one in sizes], waiting)
+    _announce(detector, {found.pictures[one]: sizes[one] for one in todo if one in sizes}, waiting, read)
     if kept.is_file():
-        detector, names = _restored(detector, load_tensors(kept))
+        remedy = "remove it and inspect again"
+        with fitting(kept, remedy=remedy):
+            detector, names = _restored(detector, load_tensors(kept, remedy=remedy))
     else:
         detector, names = _compare(detector, {one: compared[one] for one in chosen}, read)
         _keep(detector, names, kept)
@@ -130,17 +132,23 @@ def read_picture(
     return picture, file and load_mask(str(file), size=picture.size)
 
 
-def _announce(detector: Detector, todo: list[tuple[int, int]], references: list[tuple[int, int]]) -> None:
-    """Says what will be done, and how long it takes by the time of an invented picture as large as the first one."""
-    encoder = detector.encoder
-    width, height = (min(side, round(TRIAL / encoder.zoom)) for side in [*todo, *references, (TILE, TILE)][0])
-    for _ in range(2):  # the first pays for starting
-        started = time.perf_counter()
-        detector.judge(Image.effect_noise((width, height), 30).convert("RGB"))
-        seconds = time.perf_counter() - started
-    pixels = sum(width * height for width, height in [*todo, *references])
-    minutes = math.ceil(seconds * pixels / (width * height) / 60)
-    backbone = encoder.backbone
+def _announce(
+    detector: Detector, todo: dict[Path, tuple[int, int]], references: list[tuple[int, int]], read: Read
+) -> None:
+    """Says what will be done, and how long it takes by the time of the middle of the first picture."""
+    side, backbone, minutes = round(TRIAL / detector.encoder.zoom), detector.encoder.backbone, 0
+    for path in todo:
+        with contextlib.suppress(*PROBLEMS):
+            picture = read(path)[0]
+            left, top = (max(0, (length - side) // 2) for length in picture.size)
+            picture = picture.crop((left, top, min(left + side, picture.width), min(top + side, picture.height)))
+            for _ in range(2):  # the first pays for starting
+                started = time.perf_counter()
+                detector.judge(picture)
+                seconds = time.perf_counter() - started
+            pixels = sum(width * height for width, height in [*todo.values(), *references])
+            minutes = math.ceil(seconds * pixels / (picture.width * picture.height) / 60)
+            break
     print(f"{len(todo):,} pictures to judge, {MODES[detector.protocol]}; {backbone.name} ({backbone.weights})", end=" ")
     print(f"by {engine_of(detector)}; about {minutes} min", flush=True)
 

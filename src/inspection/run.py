@@ -109,6 +109,8 @@ def _run_folder(output: Path, name: str, stamp: dict[str, Any]) -> Iterator[Path
                 who = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
                 holder.write_text(who, encoding="utf-8")
                 write_json(stamp, folder / STAMP)
+                for part in folder.rglob("*.part"):  # of a process that was killed
+                    part.unlink()
                 try:
                     yield folder
                 finally:
@@ -123,7 +125,7 @@ def _run_folder(output: Path, name: str, stamp: dict[str, Any]) -> Iterator[Path
 
 def _is_another(folder: Path, stamp: dict[str, Any]) -> bool:
     """Whether a folder holds another run, or something else."""
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(file.suffix == ".part" for file in folder.iterdir()):
         return False
     file = folder / STAMP
     return not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["identity"] != stamp["identity"]

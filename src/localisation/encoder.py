@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
-from itertools import product
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice, product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..backbone.vit import Backbone, image_transform
+from ..backbone.engines import Engine, TorchEngine
+from ..backbone.vit import Backbone
 
 TILE = 448  # px: side of the network's input; larger pictures are cut into such tiles
 WHOLE = 1.5 * TILE  # a picture with no longer side is read whole: borders between tiles cost more
 OVERLAP = 0.25  # share of a tile that its neighbour shows too
-TILES_AT_ONCE = 4
 
 
 def camera_zoom(sizes: Iterable[tuple[int, int]]) -> float:
@@ -29,11 +31,16 @@ def camera_zoom(sizes: Iterable[tuple[int, int]]) -> float:
 
 
 class Encoder:
-    """Patch tokens of pictures by some ``blocks`` of a backbone; ``zoom``: input pixels for a picture's pixel."""
+    """Patch tokens of pictures by some ``blocks`` of a backbone; ``zoom``: input pixels for a picture's pixel.
 
-    def __init__(self, backbone: Backbone, blocks: tuple[int, ...], *, zoom: float = 1.0) -> None:
+    ``engine`` runs these blocks; None is torch in float32.
+    """
+
+    def __init__(
+        self, backbone: Backbone, blocks: tuple[int, ...], *, zoom: float = 1.0, engine: Engine | None = None
+    ) -> None:
         self.backbone, self.blocks, self.zoom = backbone, tuple(blocks), zoom
-        self._normalise = image_transform(None, mean=backbone.mean, std=backbone.std)
+        self.engine = engine or TorchEngine(backbone, self.blocks)
 
     def input_size(self, picture: Image.Image) -> tuple[int, int]:
         """Width and height of a picture in pixels of the network's input, multiples of the patch."""
@@ -42,37 +49,65 @@ class Encoder:
         return width, height
 
     def tokens(self, picture: Image.Image) -> Tensor:
-        """Tokens of unit length, (blocks, rows, columns, d) of the picture's patches, float16, on the CPU.
+        """Tokens of unit length, (blocks, rows, columns, d) of the picture's patches, float16, on the CPU."""
+        return next(self.tokens_of([picture]))
 
-        A few tiles at a time pass the network. Tiles are blended with weights that fall off to their edges: no seams.
+    def tokens_of(self, pictures: Iterable[Image.Image]) -> Iterator[Tensor]:
+        """The `tokens` of pictures, in order. Their tiles pass the network in one stream, as they are needed.
+
+        Tiles are blended with weights that fall off to their edges: no seams.
         """
-        patch, (width, height) = self.backbone.patch, self.input_size(picture)
-        if max(width, height) <= WHOLE:
-            return self._read([picture.resize((width, height), Image.Resampling.BICUBIC)])[0].half()
-        wide, high = (min(TILE // patch, side // patch) for side in (width, height))
-        places = list(product(_starts(height // patch, high), _starts(width // patch, wide)))
-        across, down = picture.width / width * patch, picture.height / height * patch  # picture pixels a patch
-        weight = torch.minimum(_ramp(high)[:, None], _ramp(wide))[..., None]
-        total = None
-        for start in range(0, len(places), TILES_AT_ONCE):
-            some = places[start : start + TILES_AT_ONCE]
-            boxes = [(x * across, y * down, (x + wide) * across, (y + high) * down) for y, x in some]
-            size = wide * patch, high * patch
-            tiles = self._read([picture.resize(size, Image.Resampling.BICUBIC, box=box) for box in boxes])
-            if total is None:
-                total = torch.zeros(len(self.blocks), height // patch, width // patch, tiles.shape[-1])
-            for (y, x), tile in zip(some, tiles, strict=True):
-                total[:, y : y + high, x : x + wide] += weight * tile
-        halves = torch.empty(total.shape, dtype=torch.float16)
-        for block, sums in zip(halves, total, strict=True):  # one by one: large pictures are large
-            block.copy_(F.normalize(sums, dim=-1))
-        return halves
+        grids: deque[tuple[int, int]] = deque()
 
-    def _read(self, images: list[Image.Image]) -> Tensor:
-        """Tokens (n, blocks, h, w, d), float32, of unit length, of images of one size."""
-        batch = torch.stack([self._normalise(image) for image in images]).to(self.backbone.device)
-        tokens = torch.stack(self.backbone.tokens(batch, blocks=self.blocks), dim=1)
-        return F.normalize(tokens.permute(0, 1, 3, 4, 2), dim=-1).cpu()
+        def inputs() -> Iterator[np.ndarray]:
+            for picture in pictures:
+                width, height = self.input_size(picture)
+                grids.append((height // self.backbone.patch, width // self.backbone.patch))
+                yield from self.inputs(picture)
+
+        tiles = self.engine.tokens(inputs())
+        for first in tiles:
+            grid = grids.popleft()
+            size, places = _places(grid, self.backbone.patch)
+            yield (
+                first.half() if size == grid else _blended(chain([first], islice(tiles, len(places) - 1)), places, grid)
+            )
+
+    def inputs(self, picture: Image.Image) -> Iterator[np.ndarray]:
+        """What the network reads of a picture, uint8 (h, w, 3): all of it, or its tiles."""
+        patch, (width, height) = self.backbone.patch, self.input_size(picture)
+        (high, wide), places = _places((height // patch, width // patch), patch)
+        across, down = picture.width / width * patch, picture.height / height * patch  # picture pixels a patch
+        for y, x in places:
+            box = x * across, y * down, (x + wide) * across, (y + high) * down
+            yield np.asarray(picture.resize((wide * patch, high * patch), Image.Resampling.BICUBIC, box=box))
+
+
+def _places(grid: tuple[int, int], patch: int) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """Rows and columns of a tile, and the first row and column of each, row by row; all of a small picture is one."""
+    if max(grid) * patch <= WHOLE:
+        return grid, [(0, 0)]
+    high, wide = (min(TILE // patch, side) for side in grid)
+    return (high, wide), list(product(_starts(grid[0], high), _starts(grid[1], wide)))
+
+
+def _blended(tiles: Iterator[Tensor], places: list[tuple[int, int]], grid: tuple[int, int]) -> Tensor:
+    """Tokens (blocks, rows, columns, d), float16, of tiles of one size. Only a band of the sums is in memory."""
+    whole = band = weight = None
+    top = 0  # of the band
+    for (y, x), tile in zip(places, tiles, strict=True):
+        if whole is None:
+            blocks, high, wide, width = tile.shape
+            whole = torch.empty(blocks, *grid, width, dtype=torch.float16)
+            band = torch.zeros(blocks, high, grid[1], width)
+            weight = torch.minimum(_ramp(high)[:, None], _ramp(wide))[..., None]
+        if y > top:  # no further tile reaches the rows above
+            whole[:, top:y] = F.normalize(band[:, : y - top], dim=-1)
+            band = torch.cat([band[:, y - top :], torch.zeros_like(band[:, : y - top])], dim=1)
+            top = y
+        band[:, :, x : x + wide] += weight * tile
+    whole[:, top:] = F.normalize(band, dim=-1)
+    return whole
 
 
 def _starts(length: int, window: int) -> list[int]:

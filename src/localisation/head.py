@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ CELL = 14  # input pixels, along each side
 FINE = 8  # map pixels a cell, along each side
 PIXEL_CHANNELS = 8
 REMEDY = "remove it, or get it again from the project"
+BLOCK = 1024  # map pixels, along each side: a larger map is made block by block, which bounds memory
+REACH = 28 * FINE, 8 * FINE  # map pixels around a block that change its pixel channels, and the head's answer
+FLOORS = 0.004, 0.004, 0.004, None, None, None, 0.012, 0.012  # lowest spread of a pixel channel; None: it is a log
 
 
 class DefectHead(nn.Module):
@@ -93,7 +98,7 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
 
 
 def pixel_channels(pictures: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """Eight numbers a pixel (n, 8, h, w), each relative to the picture's own median and spread, no unit.
+    """Eight numbers a pixel (n, 8, h, w), each relative to the picture's own median and spread; large ones in float16.
 
     Light against its surroundings at three scales, gradient, local contrast at two scales, colour in two opponents.
 
@@ -101,44 +106,52 @@ def pixel_channels(pictures: Tensor, *, valid: Tensor | None = None) -> Tensor:
         pictures: RGB, uint8, shape (n, 3, h, w).
         valid: Bool (n, h, w): pixels that count for median and spread; None takes all.
     """
+    size = pictures.shape[-2:]
+    blocks = list(product(*(_spans(side, BLOCK, REACH[0]) for side in size)))
+    shape, kind = (len(pictures), PIXEL_CHANNELS, *size), torch.float32 if len(blocks) == 1 else torch.float16
+    channels = torch.empty(shape, dtype=kind, device=pictures.device)
+    for (rows, seen_rows, own_rows), (columns, seen_columns, own_columns) in blocks:
+        block = _absolute_channels(pictures[..., seen_rows, seen_columns])
+        channels[..., rows, columns] = block[..., own_rows, own_columns]
+    for channel, floor in zip(channels.unbind(1), FLOORS, strict=True):  # (n, h, w)
+        sampled = channel[:, ::3, ::3].float()
+        if valid is not None:
+            sampled = sampled.masked_fill(~valid[:, ::3, ::3], torch.nan)
+        middle = _median(sampled)
+        spread = 1 if floor is None else (_median((sampled - middle).abs()) * 1.48).clamp(min=floor)
+        for part in channel.split(BLOCK, dim=1):
+            part.copy_((part / middle).log() if floor is None else torch.asinh((part - middle) / spread))
+    channels[:, 4:6] *= 1.5
+    return channels
+
+
+def _spans(length: int, size: int, reach: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Parts of a length: what each covers, what it has to see, and where the first is in the second."""
+    for start in range(0, length, size):
+        end, first = min(start + size, length), max(0, start - reach)
+        yield slice(start, end), slice(first, end + reach), slice(start - first, end - first)
+
+
+def _absolute_channels(pictures: Tensor) -> Tensor:
     colour = pictures.float() / 255
     light = colour.mean(1, keepdim=True)
-    channels = []
-    for sigma in (2, 6, 20):
-        channels.append(_standard(light - gaussian_blur(light, sigma), valid, floor=0.004))
+    channels = [light - gaussian_blur(light, sigma) for sigma in (2, 6, 20)]
     smooth = gaussian_blur(light, 1.0)
     across = F.pad(smooth.diff(dim=-1), (0, 1, 0, 0))
     down = F.pad(smooth.diff(dim=-2), (0, 0, 0, 1))
-    channels.append(_log_relative((across**2 + down**2).sqrt() + 0.002, valid))
+    channels.append((across**2 + down**2).sqrt() + 0.002)
     for sigma in (2.5, 8):
-        contrast = gaussian_blur((light - gaussian_blur(light, sigma)) ** 2, sigma).sqrt() + 0.003
-        channels.append(1.5 * _log_relative(contrast, valid))
+        channels.append(gaussian_blur((light - gaussian_blur(light, sigma)) ** 2, sigma).sqrt() + 0.003)
     red, green, blue = colour.split(1, dim=1)
     for opponent in (red - green, blue - (red + green) / 2):
         opponent = gaussian_blur(opponent, 0.8)
-        opponent = opponent - 0.5 * gaussian_blur(opponent, 40)
-        channels.append(_standard(opponent, valid, floor=0.012))
+        channels.append(opponent - 0.5 * gaussian_blur(opponent, 40))
     return torch.cat(channels, 1)
 
 
-def _standard(values: Tensor, valid: Tensor | None, *, floor: float) -> Tensor:
-    """Deviation from the median in spreads of the picture, squashed: spikes of any height stay finite."""
-    values = values - _median(values, valid)
-    spread = (_median(values.abs(), valid) * 1.48).clamp(min=floor)
-    return torch.asinh(values / spread)
-
-
-def _log_relative(values: Tensor, valid: Tensor | None) -> Tensor:
-    return (values / _median(values, valid)).log()
-
-
-def _median(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Median (n, 1, 1, 1) of every ninth pixel that is valid, of values (n, 1, h, w)."""
-    sampled = values[:, 0, ::3, ::3].flatten(1)
-    if valid is not None:
-        chosen = valid[:, ::3, ::3].flatten(1)
-        sampled = sampled.masked_fill(~chosen, torch.nan)
-    return sampled.nanmedian(1).values.view(-1, 1, 1, 1)
+def _median(values: Tensor) -> Tensor:
+    """Median (n, 1, 1) of values (n, h, w), without NaN."""
+    return values.flatten(1).nanmedian(1).values[:, None, None]
 
 
 def distance_channels(own: Tensor, reference: Tensor | None, *, valid: Tensor | None = None) -> Tensor:
@@ -212,7 +225,12 @@ class Head:
     @torch.inference_mode()
     def probabilities(self, distances: Tensor, pixels: Tensor) -> np.ndarray:
         """Calibrated map (8 h, 8 w), float32, of `distance_channels` (c, h, w) on cells and `pixel_channels`."""
-        logits = defect_logits(self.network, distances[None], pixels)[0]
+        logits = torch.empty(pixels.shape[-2:])
+        for spans in product(*(_spans(side, BLOCK, REACH[1]) for side in logits.shape)):
+            covered, seen, own = zip(*spans, strict=True)
+            cells = tuple(slice(part.start // FINE, part.stop // FINE) for part in seen)
+            block = defect_logits(self.network, distances[(None, slice(None), *cells)], pixels[(..., *seen)].float())
+            logits[covered] = block[0][own]
         return torch.sigmoid(self.facts.slope * logits + self.facts.offset).numpy()
 
 

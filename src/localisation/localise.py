@@ -19,6 +19,7 @@ from .encoder import Encoder
 from .head import FINE, Head, cells_of, distance_channels, fine_picture, gaussian_blur, on_cells, pixel_channels
 from .references import References, choose_pictures, own_distances
 from .regions import Judgement, Thresholds, judge_map
+from .stream import each_picture, readable
 
 EVALUATION_SIZE = 256, 256  # px at which maps and masks are compared, as most of the field does
 PATCH_SHARE = 0.9  # of a patch that has to be leather, for its tokens to be compared with
@@ -56,14 +57,17 @@ class Detector:
         """
         cells = cells_of(*self.encoder.input_size(picture))
         valid = leather_patches(leather, tokens)
-        own = own_distances(tokens, valid=valid)
         reference = None if self.references is None else self.references.distances(tokens, without=without)
-        channels = on_cells(distance_channels(own, reference, valid=valid), cells)
+        own = own_distances(tokens, valid=valid) if self.head or reference is None else None
+        del tokens  # of a large picture more than all that follows
         fine = tuple(FINE * side for side in cells)
         inside = None if leather is None else _shares(leather, fine) >= 0.5
         if self.head is None:
-            values = _plain_map(channels[: len(own)] if reference is None else channels[len(own) : -1], fine)
+            plain = own if reference is None else reference
+            channels = distance_channels(plain, None, valid=valid)[: len(plain)]
+            values = _plain_map(on_cells(channels, cells), fine)
         else:
+            channels = on_cells(distance_channels(own, reference, valid=valid), cells)
             pixels = pixel_channels(fine_picture(picture, cells)[None], valid=None if inside is None else inside[None])
             values = self.head.probabilities(channels, pixels)
         return values if inside is None else np.where(inside.numpy(), values, values.min())
@@ -156,8 +160,9 @@ class Localisation:
 
 
 def read_tokens(encoder: Encoder, test: pd.DataFrame) -> list[Tensor]:
-    """Tokens of every image of a table: its one way through the network."""
-    return [encoder.tokens(load_image(path)) for path in tqdm(test["path"], desc="tokens", unit="img")]
+    """Tokens of every image of a table: its one way through the network. Raises UnreadableImageError."""
+    answers = each_picture(encoder, list(test["path"]), lambda path, picture, tokens: tokens)
+    return [readable(answer) for _, answer in tqdm(answers, total=len(test), desc="tokens", unit="img")]
 
 
 def localise(detector: Detector, test: pd.DataFrame, tokens: list[Tensor], *, among: bool = False) -> Localisation:
@@ -191,5 +196,9 @@ def evaluated_map(values: np.ndarray) -> np.ndarray:
 
 
 def evaluated_mask(mask: np.ndarray) -> np.ndarray:
-    """A mask as it is compared with maps: bool (256, 256)."""
-    return np.asarray(Image.fromarray(mask).resize(EVALUATION_SIZE, Image.Resampling.NEAREST))
+    """A mask as it is compared with maps: bool (256, 256), True where any of its pixels is: no small defect is lost."""
+    larger = tuple(map(max, mask.shape[::-1], EVALUATION_SIZE))
+    mask = np.asarray(Image.fromarray(mask).resize(larger, Image.Resampling.NEAREST))
+    for axis, side in enumerate(EVALUATION_SIZE[::-1]):
+        mask = np.logical_or.reduceat(mask, -(-np.arange(side) * mask.shape[axis] // side), axis=axis)
+    return mask

@@ -96,15 +96,16 @@ def own_distances(tokens: Tensor, *, valid: Tensor | None = None, seed: int = 0)
     """
     blocks, height, width, _ = tokens.shape
     rows, places = sample_rows(tokens, OWN_ROWS, seed=seed, valid=valid)
-    grid = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+    near_row, near_column = (
+        (torch.arange(n)[:, None] - places[:, axis]).abs() <= APART for axis, n in ((0, height), (1, width))
+    )
     counts = [max(1, round(share * len(places))) for share in NEIGHBOURHOODS]
     means = torch.empty(blocks, len(counts), height * width)
     for block, references in enumerate(rows.float()):
         queries = tokens[block].flatten(0, 1)
-        for start in range(0, len(grid), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            near = (grid[part, None] - places).abs().amax(2) <= APART  # (queries, m)
-            distances = (1 - queries[part].float() @ references.T).masked_fill_(near, 9)
+        for part in torch.arange(height * width).split(QUERIES_AT_ONCE):
+            distances = 1 - queries[part].float() @ references.T  # (queries, m)
+            distances.masked_fill_(near_row[part // width] & near_column[part % width], 9)
             ordered = torch.from_numpy(np.sort(distances.numpy(), axis=1))  # faster here than torch's or the lowest k
             for number, count in enumerate(counts):
                 means[block, number, part] = ordered[:, :count].mean(1)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..backbone.vit import Backbone
+from ..data.checks import check_masks
 from ..data.pictures import load_image, picture_size
 from ..data.splits import mvtec_split, protocol_name
 from ..data.tables import index_mvtec
@@ -48,6 +49,7 @@ def study_mvtec(
     except FileNotFoundError as error:
         print(f"Localisation is left out: {error}")
         return None
+    check_masks(table)
     protocol = protocol_name(int((table["part"] == "train").sum()))
     normals, test = mvtec_split(table, protocol)
     pictures, head = [load_image(path) for path in normals["path"]], find_head(untrained)

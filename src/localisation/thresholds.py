@@ -12,7 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..backbone.device import choose_device
+from ..backbone.engines import choose_engine
 from ..backbone.vit import Backbone
+from ..config import ENGINES, setting
 from ..synthetic.painter import add_defect
 from .encoder import Encoder
 from .head import Head
@@ -24,17 +26,31 @@ from .regions import Thresholds, judge_map
 ALARMS = 0.05  # share of good leather that may alarm, of the operating points that a head's file has
 PAINTED = 24  # painted pictures that set the threshold of plain distances, at least
 HELD_OUT = 16  # normal pictures, at most, that are judged by the others
+CALIBRATED = 16  # pictures, and inputs of the network, at most, that set the ranges of int8
 PLAIN_BLOCK = 0.6  # of the depth: the block whose plain distances are taken
 
 
-def make_encoder(backbone: Backbone, *, zoom: float, head: Head | None, depth: int | None = None) -> Encoder:
+def make_encoder(
+    backbone: Backbone,
+    *,
+    zoom: float,
+    head: Head | None,
+    depth: int | None = None,
+    engine: str | None = None,
+    calibration: Sequence[Image.Image] = (),
+) -> Encoder:
     """Reads the blocks of the head, or that of plain distances; the backbone is moved to the best device.
 
-    ``depth`` is that of the whole network, where training has kept only its lower blocks.
+    ``depth`` is that of the whole network, where training has kept only its lower blocks. ``engine`` is one of
+    `config.ENGINES`; None asks ``LEATHER_ENGINE``. Some of the pictures ``calibration`` set the ranges of int8.
     """
     backbone.network.to(choose_device())
     plain = min(plain_block(depth or backbone.depth), backbone.depth - 1)
-    return Encoder(backbone, head.facts.blocks if head else (plain,), zoom=zoom)
+    encoder = Encoder(backbone, head.facts.blocks if head else (plain,), zoom=zoom)
+    name = engine or setting("LEATHER_ENGINE", "auto", allowed=ENGINES)
+    inputs = [image for picture in calibration[:CALIBRATED] for image in encoder.inputs(picture)]
+    chosen = choose_engine(name, backbone, encoder.blocks, calibration=inputs[:: -(-len(inputs) // CALIBRATED) or 1])
+    return Encoder(backbone, encoder.blocks, zoom=zoom, engine=chosen)
 
 
 def plain_block(depth: int) -> int:
@@ -169,5 +185,6 @@ def _ready(detector: Detector, thresholds: Thresholds) -> Detector:
         "settings_source": f"the head of {head.facts.made['date']} for this backbone" if head else plain,
         "blocks": detector.encoder.blocks,
         "zoom": detector.encoder.zoom,
+        "engine": detector.encoder.engine.facts,  # the same object: torch may take over at the first picture
     }
     return replace(detector, thresholds=thresholds, facts=facts | detector.facts)

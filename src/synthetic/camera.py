@@ -12,12 +12,29 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from .shapes import edge, log_uniform, noise, resize, turn, zoom
 
 
-def change_leather(texture: np.ndarray, generator: np.random.Generator, *, scale: float) -> np.ndarray:
-    """The texture, uint8 (h, w, 3), with another size and contrast of grain, colour and brightness, float32."""
-    draw, shape = partial(log_uniform, generator), texture.shape[:2]
-    picture = texture[tuple(slice(None, None, step) for step in generator.choice([-1, 1], 2))]
-    size = (1, 1, 1, draw(1, 2.2), draw(0.6, 1))[generator.integers(5)]
-    picture = zoom(picture, shape, size, generator) if size != 1 else picture.astype(np.float32)
+def another_piece(texture: np.ndarray, generator: np.random.Generator, *, piece: int) -> np.ndarray:
+    """The texture (h, w, ...) as if another place of the same leather: each piece, 0 to 3, is mirrored otherwise.
+
+    All are moved by up to a quarter of a side; what is missing there is mirrored.
+    """
+    texture = texture[:: 1 - 2 * (piece & 1), :: 1 - (piece & 2)]
+    for axis, side in enumerate(texture.shape[:2]):
+        places = np.arange(side) + generator.integers(-(side // 4), side // 4 + 1)
+        places = np.where(places < 0, -1 - places, np.where(places < side, places, 2 * side - 1 - places))
+        texture = np.take(texture, places, axis)
+    return texture
+
+
+def reframe(texture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The texture (h, w, 3) with another size of grain, float32."""
+    size = (1, 1, 1, log_uniform(generator, 1, 2.2), log_uniform(generator, 0.6, 1))[generator.integers(5)]
+    return zoom(texture, texture.shape[:2], size, generator) if size != 1 else texture.astype(np.float32)
+
+
+def change_leather(picture: np.ndarray, generator: np.random.Generator, *, scale: float) -> np.ndarray:
+    """The picture (h, w, 3), float32, with another contrast of grain, colour and brightness."""
+    draw, shape = partial(log_uniform, generator), picture.shape[:2]
+    coloured = np.ptp(picture[::8, ::8], axis=2).max() > 4
     contrast = np.float32(draw(0.08, 1) if generator.uniform() < 0.45 else 1)
     flat = generator.uniform() < 0.3  # without the slow changes of light that the texture has
     if flat or contrast < 1:
@@ -26,7 +43,6 @@ def change_leather(texture: np.ndarray, generator: np.random.Generator, *, scale
         picture = (slow.mean((0, 1)) if flat else slow) + (picture - slow) * contrast
     grey = picture @ np.full((3, 1), 1 / 3, np.float32)
     tint = 1 + np.clip(generator.normal(0, 0.22, 3), -0.5, 0.5) * (generator.uniform() < 0.75)
-    coloured = np.ptp(texture[::8, ::8], axis=2).max() > 4
     picture = grey + (picture - grey) * np.float32(generator.uniform(0.2, 1.3)) if coloured else grey * np.float32(tint)
     mean, gain = float(picture.mean()), draw(0.55, 1.4)
     return picture * np.float32(min(gain, 225 / max(mean, 1))) + np.float32(max(0, 18 - gain * mean))

@@ -114,8 +114,13 @@ def _check_kept(root, settings):
     advice = "delete or rename it, or choose another folder"
     if not (root / "sample.json").is_file():
         raise FileExistsError(f"{root} is not empty and holds no sample.json: {advice}")
-    kept = json.loads((root / "sample.json").read_text(encoding="utf-8"))
-    missing = [name for name in kept.pop("sha256") if not (root / name).is_file()]
+    try:
+        kept = json.loads((root / "sample.json").read_text(encoding="utf-8"))
+        missing = [name for name in kept.pop("sha256") if not (root / name).is_file()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FileExistsError(
+            f"{root / 'sample.json'} is damaged ({error!r}), so {root} is no sample: {advice}"
+        ) from error
     if missing:
         raise FileExistsError(f"{root} lacks {len(missing)} of its files, first {missing[0]}: {advice}")
     if kept != settings:

@@ -1,5 +1,6 @@
 """What the tests of the classifier share: trainings of a second, crafted answers, a run that is described."""
 
+import os
 from functools import partial
 
 import numpy as np
@@ -18,12 +19,19 @@ from src.config import CLASS_NAMES
 from tests.conftest import CLASSES
 
 CPU = torch.device("cpu")
+os.environ["ACCELERATE_USE_CPU"] = "1"  # before the first training of this process
 
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     """The bootstrap has its own tests; 25 draws are enough to see what is drawn."""
     monkeypatch.setattr(metrics, "bootstrap_interval", partial(metrics.bootstrap_interval, repeats=25))
+
+
+@pytest.fixture(autouse=True)
+def no_matrix_tiles(monkeypatch):
+    """Precision ``auto`` is float32 here on every processor; the others are asked for by name."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def quick_figure(monkeypatch):
 
 
 def train(model, table, config, folder, **options):
-    return train_model(model, table, config, device=CPU, models=folder / "models", logs=folder / "logs", **options)
+    return train_model(model, table, config, models=folder / "models", logs=folder / "logs", **options)
 
 
 def fresh(config):

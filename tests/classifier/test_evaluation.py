@@ -69,7 +69,7 @@ def test_each_picture_passes_the_network_once_for_each_state_of_its_weights(tabl
     model = create_model(config, CLASSES, pretrained=False)
     model.backbone.register_forward_hook(lambda _, images, __: passed.append(len(images[0])))
     for run in range(2):
-        train_model(model, table, config, device=CPU["device"], models=tmp_path, logs=tmp_path)
+        train_model(model, table, config, models=tmp_path, logs=tmp_path)
         if mode == "all" and run == 0:
             assert sum(passed) == 2 * (36 + 12)  # epochs of training and validation
             passed.clear()  # the weights are others now
@@ -186,7 +186,7 @@ def test_any_number_of_classes_goes_from_pictures_to_figures(config, tmp_path, c
     classes, table = classes_of(images), split_index(images, "random-80-20")
     config = config.but(protocol="random-80-20", train_mode="head", epochs=1)
     model = create_model(config, classes, pretrained=False)
-    train_model(model, table, config, device=CPU["device"], models=tmp_path / "models", logs=tmp_path / "logs")
+    train_model(model, table, config, models=tmp_path / "models", logs=tmp_path / "logs")
     summary = evaluate({"random-80-20": predict(model, table, **CPU)}, seed=0)
     assert summary["class_names"] == sorted(names) and np.shape(summary["confusion_matrix"]) == (count, count)
     assert classes.normal == "ok" and summary["hides"] is None and "over images" in summary["intervals"]

@@ -245,15 +245,19 @@ def test_other_errors_are_not_called_a_lack_of_memory(table, config, tmp_path, s
         train(fresh(config), table, config, tmp_path)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="scaling is for float16 on a GPU")
 def test_float16_scaling_resumes_too(table, config, tmp_path, interrupt_at):
     config, file = config.but(train_mode="head", precision="float16"), tmp_path / "models" / "tiny.training.pt"
     steps = []
     for number in (8, 8):  # in epoch 2, then in epoch 3
         interrupt_at(number, fresh(config), table, config, tmp_path)
         steps.append(load_tensors(file)["scaler"]["_growth_tracker"])
-    assert steps == [5, 10]  # batches since the scale last changed; float32 needs no scale
-    interrupt_at(8, fresh(config), table, config.but(precision="float32"), tmp_path / "float32")
-    assert load_tensors(tmp_path / "float32" / "models" / "tiny.training.pt")["scaler"] == {}
+    assert steps == [5, 10]  # batches since the scale last changed
+
+
+def test_float16_is_refused_on_a_processor(table, config, tmp_path):
+    with pytest.raises(ValueError, match="float16, which needs a GPU"):
+        train(fresh(config), table, config.but(train_mode="head", precision="float16"), tmp_path)
 
 
 # -- files of the run -----------------------------------------------------------------------------------

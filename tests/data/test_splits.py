@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
+from sklearn.model_selection import StratifiedGroupKFold
 
 from src.config import CLASS_NAMES, FOLD_PROTOCOLS, PROTOCOLS, paths
 from src.data.splits import (
@@ -16,6 +18,7 @@ from src.data.splits import (
 )
 
 NORMAL_CLASS = "non_defective"
+sklearn_version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 DEFECTS = [name for name in CLASS_NAMES if name != NORMAL_CLASS]
 
 
@@ -47,6 +50,17 @@ def audited(request):
                 copied = number > 21 and earlier and generator.random() < 0.4
                 rows.append((file, label, str(hide), generator.choice(earlier) if copied else file))
     return pd.DataFrame(rows, columns=["file", "label", "group", "copy_of"])
+
+
+SAVED = paths.root / "reports" / "baselines" / "splits"
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The published set, as the splits in the project name it."""
+    whole, pictures = (pd.read_csv(SAVED / f"random-{shares}.csv.gz") for shares in ("80-20", "60-20-20"))
+    table = whole.rename(columns={"path": "file"}).drop(columns="part")
+    return table.assign(copy_of=table["file"].where(table["file"].isin(pictures["path"]), "another file"))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +107,48 @@ def test_hide_split_finds_three_parts_whatever_the_sizes(seed):
     assert set(split_index(table, "hide-60-20-20", seed=seed)["part"]) == set(PARTS)
 
 
+def hides_of_one_class(classes, hides, images):
+    """So many hides a class, each of this class alone."""
+    rows = [(f"{c}/{h}_{i}.png", c, f"{c} {h}") for c in classes for h in range(hides) for i in range(images)]
+    table = pd.DataFrame(rows, columns=["file", "label", "group"])
+    return table.assign(copy_of=table["file"])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_hide_split_is_found_where_there_is_one(seed):
+    """A blind draw would almost never find one of them."""
+    table = split_index(hides_of_one_class(CLASS_NAMES, 5, 10), "hide-60-20-20", seed=seed)
+    counts = table.groupby(["label", "part"])["group"].nunique().unstack()
+    assert counts.to_numpy().tolist() == [[1, 3, 1]] * 6  # test, train, validation
+    assert (table.groupby("group")["part"].nunique() == 1).all()
+    three = split_index(hides_of_one_class(CLASS_NAMES, 3, 4), "hide-60-20-20", seed=seed)
+    assert (three.groupby(["label", "part"])["group"].nunique() == 1).all()
+
+
+def test_the_class_with_too_few_hides_is_named():
+    table = hides_of_one_class(("good", "pinhole", "scar"), 5, 10)
+    table = table[(table["label"] != "scar") | table["group"].isin(["scar 0", "scar 3"])]
+    with pytest.raises(
+        ValueError, match="no image of scar for .*: the class has 20 images on 2 hides, and needs 3 hides"
+    ):
+        split_index(table, "hide-60-20-20")
+
+
+@pytest.mark.parametrize(("seed", "sizes"), [(9, [1917, 507, 599]), (11, [1900, 817, 306]), (55, [1815, 723, 485])])
+def test_what_a_blind_draw_finds_on_the_real_set_is_kept(real, seed, sizes):
+    split = split_index(real, "hide-60-20-20", seed=seed)
+    assert split["part"].value_counts()[list(PARTS)].tolist() == sizes
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hide_split_is_found_on_the_real_set(real, seed):
+    split = split_index(real, "hide-60-20-20", seed=seed)
+    assert (split.groupby("group")["part"].nunique() == 1).all()
+    assert (split.groupby(["label", "part"]).size().unstack() > 0).all(axis=None)
+    shares = split["part"].value_counts(normalize=True)
+    assert 0.4 < shares["train"] < 0.8 and shares.min() > 0.09
+
+
 def test_random_split_puts_hides_on_both_sides_as_it_says():
     table = split_index(table_of({"pinhole": 100}, groups=5), "random-80-20")
     assert (table.groupby("group")["part"].nunique() > 1).all()
@@ -114,7 +170,11 @@ def test_random_split_puts_hides_on_both_sides_as_it_says():
             "no image of grain_off for validation.*has 2 images",
         ),
         (table_of({"pinhole": 60}, groups=2), "hide-60-20-20", "at least 3 hides; there are 2"),
-        (table_of({"pinhole": 60, "grain_off": 1}, groups=9), "hide-60-20-20", "grain_off.* has 1 images on 1 hides"),
+        (
+            table_of({"pinhole": 60, "grain_off": 1}, groups=9),
+            "hide-60-20-20",
+            "grain_off.* has 1 images on 1 hides, and needs 3 hides",
+        ),
         (table_of({"pinhole": 60}), "hide-60-20-20", "on a hide of its own.*hides.csv.*random-80-20"),
         (table_of({"pinhole": 9}).assign(group=[None, "a", "b"] * 3), "hide-60-20-20", "hide; 3 have none"),
     ],
@@ -165,14 +225,11 @@ def test_no_copy_crosses_where_hides_do(audited, protocol):
         assert not split["copy_of"].duplicated().any() and set(split["part"]) == set(PARTS)
 
 
-def test_the_files_of_the_real_set_keep_hides_apart_and_are_what_the_seed_draws():
-    folder = paths.root / "reports" / "baselines" / "splits"
-    files = {file.relative_to(folder).as_posix().removesuffix(".csv.gz"): file for file in folder.rglob("*.csv.gz")}
+def test_the_files_of_the_real_set_keep_hides_apart_and_are_what_the_seed_draws(real):
+    files = {file.relative_to(SAVED).as_posix().removesuffix(".csv.gz"): file for file in SAVED.rglob("*.csv.gz")}
     saved = {name: pd.read_csv(file) for name, file in files.items()}
-    whole, pictures = (saved[f"random-{shares}"] for shares in ("80-20", "60-20-20"))
-    assert (len(whole), len(pictures), len(saved)) == (3600, 3023, 1 + 1 + 5 + 25 + 6)
-    table = whole.rename(columns={"path": "file"}).drop(columns="part")
-    table["copy_of"] = table["file"].where(table["file"].isin(pictures["path"]), "another file")
+    assert (len(real), (real["copy_of"] == real["file"]).sum(), len(saved)) == (3600, 3023, 1 + 1 + 5 + 25 + 6)
+    table = real
     drawn = {protocol: split_index(table, protocol) for protocol in PROTOCOLS[:2]}
     for protocol in FOLD_PROTOCOLS:
         drawn |= split_folds(table, protocol)
@@ -191,6 +248,24 @@ def test_five_folds_test_every_picture_once(audited):
     tested = pd.concat([fold[fold["part"] == "test"] for fold in folds.values()])
     assert sorted(tested["file"]) == sorted(distinct(audited)["file"])
     assert all(len(fold) == len(distinct(audited)) for fold in folds.values())
+
+
+@pytest.mark.skipif(sklearn_version < (1, 8), reason="StratifiedGroupKFold does not stratify there when it shuffles")
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_are_those_of_the_library_where_it_stratifies(real, seed):
+    table = distinct(real)
+    folds = split_folds(real, "hide-5fold", seed=seed).values()
+    library = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(table, table["label"], table["group"])
+    for fold, (_, test) in zip(folds, library, strict=True):
+        assert (fold["part"] == "test").to_numpy().nonzero()[0].tolist() == test.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_of_hides_that_are_all_alike_are_even(seed):
+    """Every choice is a tie there: the folds are as large and as mixed as each other, whatever the last bit says."""
+    folds = split_folds(hides_of_one_class(CLASS_NAMES, 5, 7), "hide-5fold", seed=seed)
+    for fold in folds.values():
+        assert fold[fold["part"] == "test"].groupby("label")["group"].nunique().tolist() == [1] * 6
 
 
 def test_rotations_validate_every_other_image_once_and_keep_hides_apart(audited):

@@ -13,6 +13,7 @@ from src.inspection import prepare, run
 from src.inspection.export import safe_name
 from src.inspection.prepare import Options
 from src.inspection.run import HeldError, inspect
+from src.synthetic.leather import render_leather
 
 
 @pytest.fixture
@@ -137,3 +138,14 @@ def test_masks_leave_the_table_out(leather, network, tmp_path):
     table, regions = (pd.read_csv(folder / name) for name in ("inspection.csv", "regions.csv"))
     assert judged == 5 and "no mask" in table.set_index("file")["error"]["5.png"]
     assert (regions["right"] <= 60 + 2).all()
+
+
+@pytest.mark.slow
+def test_a_strip_beside_full_pictures_keeps_their_scale_and_does_not_alarm(tmp_path):
+    (tmp_path / "camera").mkdir()
+    for number in range(4):  # the shipped network and its head, on drawn leather
+        picture = Image.fromarray(render_leather(np.random.default_rng(number), 448))
+        picture.crop((0, 100, 448, 260) if number == 3 else (0, 0, 448, 448)).save(tmp_path / f"camera/{number}.png")
+    folder, _ = inspect([str(tmp_path / "camera")], Options(), output=tmp_path / "out")
+    about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
+    assert about["facts"]["zoom"] == 1 and about["verdicts"] == {"defective": 0, "good": 4, "error": 0}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from src.backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
@@ -12,7 +13,7 @@ from src.data.pictures import load_image
 from src.localisation import references
 from src.localisation.encoder import TILE
 from src.localisation.head import find_head
-from src.localisation.localise import localise, read_tokens, without_table
+from src.localisation.localise import evaluated_mask, localise, read_tokens, without_table
 from src.localisation.thresholds import folder_detector, make_encoder, normals_detector, zero_shot_detector
 from src.synthetic.leather import render_leather
 from src.synthetic.painter import MVTEC_KINDS, add_defect
@@ -232,3 +233,23 @@ def test_a_hide_that_fills_40_percent_shows_the_same_defects_as_without_its_tabl
     assert leather.mean() == pytest.approx(0.4, abs=0.01)
     assert found(on_table, 128) == found(alone, 0) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert len(on_table.regions) == len(alone.regions)
+
+
+def test_no_small_defect_is_lost_where_maps_are_compared():
+    """A pinhole of 7 px, a scratch 12 px wide, and one of a single row, on the picture of a line camera."""
+    places = (np.s_[1001:1008, 4003:4010], np.s_[300:312, 100:7900], np.s_[1999:, 7999:])
+    for place in places:
+        mask = np.zeros((2000, 8000), bool)
+        mask[place] = True
+        reduced = evaluated_mask(mask)
+        assert reduced.shape == (256, 256) and reduced.dtype == bool and ndimage.label(reduced)[1] == 1
+        rows, columns = np.nonzero(mask)
+        assert set(zip(rows * 256 // 2000, columns * 256 // 8000, strict=True)) == set(
+            zip(*reduced.nonzero(), strict=True)
+        )
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_smaller_masks_are_enlarged_and_masks_of_that_size_kept(side):
+    mask = np.random.default_rng(0).random((side, side)) > 0.9
+    assert (evaluated_mask(mask) == np.kron(mask, np.ones((256 // side, 256 // side), bool))).all()

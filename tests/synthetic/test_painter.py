@@ -129,6 +129,32 @@ def test_pictures_of_one_look_are_of_like_colour():
     assert 3 * spread([7] * 12) < spread(range(12))
 
 
+def test_boxes_go_where_their_pixels_go():
+    """A green square in a box is in it still, however the texture was turned, moved and enlarged."""
+    texture, boxes = leather(rows=96, columns=96), np.zeros((96, 96), bool)
+    texture[40:60, 30:60], boxes[40:60, 30:60] = (0, 200, 0), True
+    for seed in range(12):
+        picture, label = paint_picture(texture, np.random.default_rng(seed), defects=seed % 2, boxes=boxes, scale=0.4)
+        green = picture[..., 1] - picture[..., [0, 2]].mean(2)
+        assert set(np.unique(label)) <= {0, 1, 2, 3} and (label == 3).any()
+        assert green[label == 3].mean() > green[label == 0].mean() + 3
+
+
+def test_pieces_of_a_look_differ_in_place_alone():
+    """Mirrored pieces of even leather have the same colour; other looks have another one."""
+    texture = leather(rows=96, columns=96)
+
+    def colours(looks):
+        pictures = [
+            paint_picture(texture, np.random.default_rng(n), look=look, piece=n % 4, defects=0)[0]
+            for n, look in enumerate(looks)
+        ]
+        means = np.array([picture.mean((0, 1)) for picture in pictures])
+        return (means / means.sum(1, keepdims=True)).std(0).mean()
+
+    assert 3 * colours([3] * 8) < colours(range(8))
+
+
 def test_the_number_of_defects_is_drawn_or_given():
     texture = leather(rows=128, columns=128)
     labels = [paint_picture(texture, np.random.default_rng(seed), scale=0.5)[1] for seed in range(60)]

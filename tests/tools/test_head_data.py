@@ -9,7 +9,7 @@ from PIL import Image
 from src.localisation.encoder import Encoder
 from src.synthetic.leather import render_leather
 from tools import head_data
-from tools.head_data import boxed_examples, draw_validation, like_groups, painted_examples, read_textures
+from tools.head_data import _read_group, boxed_examples, draw_validation, like_groups, painted_examples, read_textures
 
 
 def textures_in(root):
@@ -80,33 +80,56 @@ def test_like_textures_are_together(tmp_path, monkeypatch):
 def test_painted_examples_are_kept(textures, encoder, tmp_path, monkeypatch):
     table = read_textures(*textures)
     groups = [table[:2], table[2:4]]
-    made = painted_examples(groups, encoder, tmp_path / "work", seed=1)
-    assert made.files == list(table["file"][:4]) and made.distances.shape == (4, 3, 9, 32, 32)
-    assert made.pictures.shape == (4, 3, 256, 256) and set(made.labels.unique().tolist()) <= {0, 1, 2}
-    assert (made.labels == 1).any() and torch.isfinite(made.distances).all()
+    made = painted_examples(groups, encoder, tmp_path / "work", textures[1], seed=1)
+    assert made.files == [file for file in table["file"][:4] for _ in range(2)]  # two pieces each
+    assert made.distances.shape == (8, 5, 9, 32, 32) and torch.isfinite(made.distances).all()
+    assert made.pixels.shape == (8, 8, 256, 256) and made.pixels.dtype == torch.int8
+    assert set(made.labels.unique().tolist()) == {0, 1, 2, 3}
+    assert [bool((label == 3).any()) for label in made.labels] == [False, False, True, True, False, False, True, True]
     next((tmp_path / "work").glob("0001*")).unlink()
-    again = painted_examples(groups, encoder, tmp_path / "work", seed=1)
+    again = painted_examples(groups, encoder, tmp_path / "work", textures[1], seed=1)
     monkeypatch.setattr(Encoder, "tokens", lambda *_: pytest.fail("read again"))
-    kept = painted_examples(groups, encoder, tmp_path / "work", seed=1)
+    kept = painted_examples(groups, encoder, tmp_path / "work", textures[1], seed=1)
     for one in (again, kept):
         assert one.files == made.files
-        assert torch.equal(one.labels, made.labels) and torch.equal(one.pictures, made.pictures)
+        assert torch.equal(one.labels, made.labels) and torch.equal(one.pixels, made.pixels)
         torch.testing.assert_close(one.distances, made.distances, atol=1e-2, rtol=0)
 
 
 def test_another_seed_paints_other_defects(textures, encoder, tmp_path):
     groups = [read_textures(*textures)[:2]]
-    one, other = (painted_examples(groups, encoder, tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    one, other = (painted_examples(groups, encoder, tmp_path / str(seed), textures[1], seed=seed) for seed in (1, 2))
     assert not torch.equal(one.labels, other.labels)
 
 
 def test_copies_are_no_references(textures, encoder, tmp_path):
+    """Real pictures: none of copies alone. Painted ones: the other piece, and never a copy as a like leather."""
     table = read_textures(*textures)
-    copies, others = table.iloc[[0, 4]], table.iloc[[1, 2, 4]]
-    made = painted_examples([copies, others], encoder, tmp_path / "work", seed=1)
-    present = made.distances[:, :, -1].flatten(2).unique(dim=2)[..., 0]  # (pictures, modes)
+    groups = [table.iloc[[0, 4]], table.iloc[[1, 2, 4]]]
+    present = boxed_examples(groups, encoder, tmp_path / "real", textures[1]).distances[:, :, -1, 0, 0]
     assert present.tolist() == [[0, 0, 0]] * 2 + [[0, 1, 1]] * 3
-    assert (made.distances[:2, :, 6:] == 0).all() and (made.distances[2:, 1:, 6:8] != 0).any()
+    made = painted_examples(groups, encoder, tmp_path / "painted", textures[1], seed=1)
+    present = made.distances[:, :, -1, 0, 0]
+    assert present.tolist() == [[0, 1, 1, 0, 0]] * 4 + [[0, 1, 1, 1, 1]] * 6
+    assert (made.distances[:4, 3:, 6:] == 0).all() and (made.distances[:, 1:3, 6:8] != 0).any()
+
+
+def test_real_and_painted_defects_are_no_normal_reference(encoder, backbone):
+    """Only patches without any defect are normal; those in boxes are no reference at all."""
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 255, (256, 256, 3), dtype=np.uint8) for _ in range(2)]
+    labels = [np.zeros((256, 256), np.uint8) for _ in range(2)]
+    labels[1][:], labels[1][:64] = 2, 3
+
+    def present():
+        made = _read_group(list(zip(pictures, labels, strict=True)), np.array(["a", "a"]), encoder, 0, pieces=2)
+        return made["distances"][0, :, -1, 0, 0].tolist()
+
+    assert present() == [0, 0, 1, 0, 0]  # a folder may show defects
+    labels[1][:] = 3
+    assert present() == [0, 0, 0, 0, 0]
+    labels[1][128:] = 0
+    assert present() == [0, 1, 1, 0, 0]
 
 
 def test_boxes_are_labels(textures, encoder, tmp_path):
@@ -114,5 +137,5 @@ def test_boxes_are_labels(textures, encoder, tmp_path):
     table = read_textures(root, boxes)
     labels = boxed_examples([table[1:3]], encoder, tmp_path / "work", boxes).labels
     expected = np.zeros((256, 256), np.uint8)
-    expected[128:256, 64:128] = expected[:26, :26] = 1
+    expected[128:256, 64:128] = expected[:26, :26] = 3
     assert np.array_equal(labels[0], expected) and not labels[1].any()

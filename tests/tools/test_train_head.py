@@ -3,7 +3,6 @@
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +13,8 @@ from src.localisation.head import find_head
 from src.localisation.thresholds import make_encoder, zero_shot_detector
 from tests.tools.test_head_data import textures_in
 from tools import head_data, train_head
-from tools.train_head import boxes_hit, calibrate, verdict_thresholds
+from tools.boxes import USES
+from tools.train_head import REFERENCES
 
 
 def test_a_head_is_made_and_found(tmp_path, monkeypatch, capsys):
@@ -53,52 +53,21 @@ def test_a_head_is_made_and_found(tmp_path, monkeypatch, capsys):
         train_head.main()
 
 
-def test_verdicts_by_hand():
-    """Flat maps score their value; what lies in a box does not count."""
-    maps = np.broadcast_to((np.arange(101) / 100)[:, None, None], (101, 8, 8)).copy()
-    labels = np.zeros(maps.shape, np.uint8)
-    maps[::2, 2:4, 2:4], labels[::2, 2:4, 2:4] = 1.0, 1
-    points = verdict_thresholds(maps, labels, np.repeat(np.arange(51), 2)[:101], outline=0.5)
-    assert points["n"] == 101 and points["originals"] == 51
-    for rate, threshold in (("0.05", 0.95), ("0.01", 0.99)):
-        low, high = points[rate]["interval"]
-        assert points[rate]["threshold"] == pytest.approx(threshold)
-        assert low <= points[rate]["threshold"] <= high and low < high <= 1
-
-
-def test_boxes_by_hand():
-    maps, labels = np.zeros((2, 10, 10)), np.zeros((2, 10, 10), np.uint8)
-    labels[0, 0:2, 0:2] = labels[1, 0:3, 0:3] = labels[1, 5:8, 5:8] = 1
-    maps[0, 1, 1] = 0.9  # in the box
-    maps[1, 9, 0] = 0.8  # the highest, outside
-    maps[1, 9, 1:9] = 0.5  # with it more than 1 % of what is outside
-    maps[1, 6, 6] = 0.7
-    figures = boxes_hit(maps, labels)
-    assert figures == {"n": 2, "peak_in_box": 0.5, "boxes": 3, "boxes_hit": pytest.approx(2 / 3)}
-
-
-def test_calibrated_logits_are_probabilities():
-    generator = np.random.default_rng(0)
-    logits = generator.normal(-1, 2, (4, 90, 90))
-    labels = np.uint8(generator.uniform(size=logits.shape) < 1 / (1 + np.exp(-(0.5 * logits - 1))))
-    slope, offset = calibrate([logits], labels)
-    assert slope == pytest.approx(0.5, abs=0.1) and offset == pytest.approx(-1, abs=0.1)
-
-
-def test_training_lowers_the_loss_where_distances_tell(monkeypatch):
+@pytest.mark.parametrize(("boxes", "references"), list(zip(USES, [*REFERENCES, "mixed"], strict=True)))
+def test_training_lowers_the_loss_where_distances_tell(monkeypatch, boxes, references):
     """Where the distance is high there is a defect: a few steps are enough to rank it first."""
     generator = torch.Generator().manual_seed(0)
-    distances, labels = torch.zeros(4, 3, 5, 32, 32), torch.zeros(4, 256, 256, dtype=torch.uint8)
+    distances, labels = torch.zeros(4, 5, 5, 32, 32), torch.zeros(4, 256, 256, dtype=torch.uint8)
     distances[:, :, :4] = torch.randn(4, 1, 4, 32, 32, generator=generator)
     distances[:, 1:, 4] = 1
     for number in range(4):
         row, column = 4 + 5 * number, 20 - 4 * number
         distances[number, :, :4, row : row + 4, column : column + 4] += 6
         labels[number, 8 * row : 8 * row + 32, 8 * column : 8 * column + 32] = 1
-    pictures = torch.full((4, 3, 256, 256), 128, dtype=torch.uint8)
-    data = head_data.Examples(list("abcd"), distances.half(), pictures, labels)
+    labels[0, :40, 200:] = 3
+    data = head_data.Examples(list("abcd"), distances.half(), torch.zeros(4, 8, 256, 256, dtype=torch.int8), labels)
     monkeypatch.setattr(train_head, "BATCH", 4)
-    network = train_head.train(data, torch.zeros(4, 8, 256, 256), seed=0, epochs=60)
+    network = train_head.train(data, seed=0, epochs=60, boxes=boxes, references=references)
     with torch.inference_mode():
         logits = network(distances[:, 1], torch.zeros(4, 8, 256, 256))
     inside = labels == 1

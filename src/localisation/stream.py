@@ -1,0 +1,92 @@
+"""Many pictures at a time: reading, the network, maps and what follows overlap, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data.pictures import UnreadableImageError, load_image, picture_size
+from .encoder import Encoder
+
+LARGE = 3_000_000  # pixels from which on a picture has the machine for itself: all cores, and no other in memory
+
+Answer = TypeVar("Answer")
+Answers = list[tuple[str, Answer | UnreadableImageError]]
+
+
+def each_picture(
+    encoder: Encoder, paths: Sequence[str], work: Callable[[str, Image.Image, Tensor], Answer]
+) -> Iterator[tuple[str, Answer | UnreadableImageError]]:
+    """Each file with what ``work`` makes of its path, picture and tokens, or why it cannot be read; in order.
+
+    ``work`` runs in as many threads as there are cores; neighbours share the engine's batches. An answer is given while
+    the next pictures are under way.
+    """
+    threads, own_threads = os.cpu_count() or 1, torch.get_num_threads()
+    under_way: deque[Future[Answers]] = deque()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for group, is_large in _groups(paths, encoder.engine.pictures_at_once):
+            while len(under_way) > (0 if is_large else threads):
+                yield from under_way.popleft().result()
+            if is_large:
+                yield from _answers(encoder, group, work)
+            else:
+                under_way.append(pool.submit(_answers, encoder, group, work))
+        while under_way:
+            yield from under_way.popleft().result()
+    torch.set_num_threads(own_threads)  # of threads to come
+
+
+def readable(answer: Answer | UnreadableImageError) -> Answer:
+    """An answer of `each_picture`; raises the error that it is."""
+    if isinstance(answer, UnreadableImageError):
+        raise answer
+    return answer
+
+
+def _groups(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], bool]]:
+    """Neighbours that go together, and whether it is one large picture."""
+    group: list[str] = []
+    for path in paths:
+        is_large = _pixels(path) > LARGE
+        if group and (is_large or len(group) == most):
+            yield group, False
+            group = []
+        if is_large:
+            yield [path], True
+        else:
+            group.append(path)
+    if group:
+        yield group, False
+
+
+def _pixels(path: str) -> int:
+    try:
+        width, height = picture_size(path)
+    except UnreadableImageError:  # reading says so, in its turn
+        return 0
+    return width * height
+
+
+def _answers(encoder: Encoder, paths: list[str], work: Callable[[str, Image.Image, Tensor], Answer]) -> Answers:
+    pictures = [_read(path) for path in paths]
+    tokens = encoder.tokens_of(picture for picture in pictures if isinstance(picture, Image.Image))
+    answers: Answers = []
+    for path, picture in zip(paths, pictures, strict=True):
+        is_read = isinstance(picture, Image.Image)
+        answers.append((path, work(path, picture, next(tokens)) if is_read else picture))
+    return answers
+
+
+def _read(path: str) -> Image.Image | UnreadableImageError:
+    try:
+        return load_image(path)
+    except UnreadableImageError as error:
+        return error
