@@ -6,7 +6,7 @@ NOTEBOOKS := 1.0.download-datasets 2.0-EDA-Leather-Defect-dataset 3.0-EDA-MVTec-
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab tensorboard sample baselines strip clean
+.PHONY: help setup demo test lint lab tensorboard sample baselines benchmark strip clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ sample: $(BIN)/.installed ## Only make the built-in sample data
 
 baselines: $(BIN)/.installed ## Fill the table of baselines, 25 minutes on two cores (needs the six-class set and 2.0)
 	$(BIN)/python -m benchmarks.baselines
+
+benchmark: $(BIN)/.installed ## Measure speed (WEIGHTS=file of DINOv2 ViT-S/14; needs MVTec AD leather), minutes
+	$(BIN)/python -m benchmarks.speed --weights "$(WEIGHTS)" $(BENCHMARK)
 
 strip: $(BIN)/.installed-dev ## Take the outputs out of the notebooks
 	$(BIN)/nbstripout *.ipynb
