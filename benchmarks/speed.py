@@ -14,8 +14,8 @@
 - *head-only training*, with ``--data-classes FOLDER``, against the bare pass of its backbone over as many pictures.
 
 A finished part is kept in ``--parts``, so an interrupted run goes on; ``--again`` measures anew. ``--quick`` takes
-fewer pictures and rounds, and smaller curves. Writes ``speed.json`` and ``speed.md`` into ``--output``. A ratio that was not measured is
-left out.
+fewer pictures and rounds, and smaller curves. Writes ``speed.json`` and ``speed.md`` into ``--output``. What was not
+measured is left out.
 """
 
 from __future__ import annotations
