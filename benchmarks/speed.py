@@ -3,12 +3,12 @@
 ``python -m benchmarks.speed --weights FILE`` (``make benchmark``) on MVTec AD leather, whose folder ``--data`` or
 ``LEATHER_DATA`` names. Each step takes the same pictures, in turns; medians of the rounds, with the lowest and highest.
 
-- *bare*: the backbone in float32 by torch on tensors in memory, whole, and up to the last block that is read; the faster
+- *bare*: the backbone in float32 by torch on tensors in memory, whole and up to the last block that is read; the better
   of one and four pictures at a time.
 - *ours*, by engine: from files to written maps, with a bank of four normal pictures and no head, and zero-shot with the
   head.
 - *anomalib*: its AnomalyDINO and PatchCore with the same weights and input size, called without Lightning around them,
-  from files to written maps, by `benchmarks.peers` in the environment ``--peers``; without it they are left out.
+  from files to written maps, by `benchmarks.peers` in the environment ``--peers``; else they are left out.
 - *hide*: a 4608x3288 picture by the shipped backbone, in a process of its own; its highest memory. *curves*: seconds
   by the size of a picture and by the number of pictures in a folder. *start*: a process until its first map.
 - *head-only training*, with ``--data-classes FOLDER``, against the bare pass of its backbone over as many pictures.
@@ -187,6 +187,8 @@ def measure_turns(options: argparse.Namespace) -> dict[str, Any]:
     count = 3 if options.quick else EACH_ROUND
     chosen = list(test["path"][:: max(1, len(test) // count)][:count])
     times = in_turns(steps | ours | others, chosen, options.rounds)
+    if options.quick:
+        test = test[test["path"].isin(chosen)]
     masks = [evaluated_mask(load_mask(row.mask, size=picture_size(row.path))) for row in test.itertuples()]
     named = {name: step for name, step in (ours | others).items() if name in times}
     figures = {name: pixel_quality(step, list(test["path"]), np.stack(masks)) for name, step in named.items()}
