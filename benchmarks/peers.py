@@ -23,6 +23,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 LAYER = 6  # block of PatchCore's features, from 0: the middle, as ours
+CORESET = 0.1  # share of the normal patches that it keeps, its default
 
 
 def make_model(name: str, backbone: str, weights: str, side: int) -> tuple[Any, Any]:
@@ -32,8 +33,7 @@ def make_model(name: str, backbone: str, weights: str, side: int) -> tuple[Any, 
     create, overlay = timm.create_model, {"file": weights, "num_classes": 0}
 
     def with_weights(architecture: str, **options: Any) -> torch.nn.Module:
-        options |= {"pretrained_cfg_overlay": overlay, "pretrained": True}
-        return create(architecture, **options, **({"img_size": side} if name == "patchcore" else {}))
+        return create(architecture, **options | {"pretrained_cfg_overlay": overlay, "pretrained": True})
 
     timm.create_model = with_weights
     try:
@@ -41,7 +41,7 @@ def make_model(name: str, backbone: str, weights: str, side: int) -> tuple[Any, 
             model = AnomalyDINO(encoder_name=backbone)
             prepare = AnomalyDINO.configure_pre_processor((side, side)).transform
         else:
-            model = Patchcore(backbone=backbone, layers=[f"blocks.{LAYER}"], coreset_sampling_ratio=0.1)
+            model = Patchcore(backbone=backbone, layers=[f"blocks.{LAYER}"], coreset_sampling_ratio=CORESET)
             prepare = Patchcore.configure_pre_processor((side, side)).transform
     finally:
         timm.create_model = create
@@ -55,13 +55,9 @@ def read(path: str, prepare: Any) -> torch.Tensor:
 @torch.inference_mode()
 def fit(name: str, model: Any, prepare: Any, normals: list[str]) -> None:
     model.train()
-    embeddings = [model(read(path, prepare)) for path in normals]
-    if name == "anomalydino":
-        model.fit()
-    elif hasattr(model, "embedding_store"):
-        model.subsample_embedding(0.1)
-    else:
-        model.subsample_embedding(torch.vstack(embeddings), 0.1)
+    for path in normals:
+        model(read(path, prepare))
+    model.fit() if name == "anomalydino" else model.subsample_embedding(CORESET)
     model.eval()
 
 
