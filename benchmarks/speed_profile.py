@@ -1,6 +1,6 @@
-"""Where the time of a picture goes, by engine: processor time of each step in one thread, drawn into ``docs/speed.png``.
+"""Where a picture's time goes, by engine: processor time of each step in one thread, drawn into ``docs/speed.png``.
 
-``python -m benchmarks.profile --weights FILE`` on MVTec AD leather. Processor time depends little on what else runs;
+``python -m benchmarks.speed_profile --weights FILE`` on MVTec AD leather. Processor time depends little on what else runs;
 with torch in float32 the bars are what was before the engines.
 """
 
