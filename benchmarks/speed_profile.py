@@ -1,7 +1,7 @@
 """Where a picture's time goes, by engine: processor time of each step in one thread, drawn into ``docs/speed.png``.
 
-``python -m benchmarks.speed_profile --weights FILE`` on MVTec AD leather. Processor time depends little on what else runs;
-with torch in float32 the bars are what was before the engines.
+``python -m benchmarks.speed_profile --weights FILE`` on MVTec AD leather. Processor time depends little on what else
+runs. By torch in float32 it is what was before the engines.
 """
 
 from __future__ import annotations
