@@ -10,7 +10,7 @@ TORCH ?= default
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz lint lab tensorboard sample inspect baselines strip clean chaos audit test-lowest
+.PHONY: help setup demo test fuzz lint lab tensorboard sample inspect baselines benchmark strip clean chaos audit test-lowest
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -69,6 +69,9 @@ inspect: $(BIN)/.installed ## PICTURES=folder: find defects on your own photogra
 
 baselines: $(BIN)/.installed ## Fill the table of baselines, 25 minutes on two cores (needs the six-class set and 2.0)
 	$(BIN)/python -m benchmarks.baselines
+
+benchmark: $(BIN)/.installed ## Measure speed (WEIGHTS=file of DINOv2 ViT-S/14; needs MVTec AD leather), minutes
+	$(BIN)/python -m benchmarks.speed --weights "$(WEIGHTS)" $(BENCHMARK)
 
 chaos: $(BIN)/.installed-dev ## Kill the sample, download, training and baselines 100 times (an hour; goes on when called again)
 	$(BIN)/python -m tools.chaos
