@@ -51,7 +51,7 @@ from src.data.pictures import load_image, load_mask, picture_size
 from src.data.splits import mvtec_split, split_index
 from src.data.tables import classes_of, index_images, index_mvtec
 from src.files import write_json
-from src.localisation.encoder import TILE, camera_zoom
+from src.localisation.encoder import TILE, Encoder, camera_zoom
 from src.localisation.head import find_head
 from src.localisation.localise import Detector, evaluated_map, evaluated_mask
 from src.localisation.pixel_metrics import pixel_metrics
@@ -110,13 +110,13 @@ def our_detectors(backbone: Backbone, pictures: list[Image.Image]) -> dict[str, 
     for engine in ENGINES:
         try:
             options = {"zoom": zoom, "engine": engine, "calibration": pictures}
-            plain = make_encoder(backbone, head=None, **options)
+            plain, whole = (make_encoder(backbone, head=each, **options) for each in (None, head))
+            if engine == "torch":  # the reference, whatever torch could do here
+                plain, whole = (Encoder(backbone, each.blocks, zoom=zoom) for each in (plain, whole))
             bank = references_of([plain.tokens(picture) for picture in pictures], are_normal=True)
             detectors[engine] = Detector(PROTOCOL, plain, bank, None)
             if head:
-                detectors[f"{engine}, head"] = Detector(
-                    "zero-shot", make_encoder(backbone, head=head, **options), None, head
-                )
+                detectors[f"{engine}, head"] = Detector("zero-shot", whole, None, head)
         except ValueError as error:
             print(f"{engine} is left out: {error}")
     return detectors

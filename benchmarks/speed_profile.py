@@ -23,20 +23,22 @@ from src.config import MVTEC_FOLDER, paths
 from src.data.pictures import load_image
 from src.data.splits import mvtec_split
 from src.data.tables import index_mvtec
-from src.localisation.encoder import TILE, camera_zoom
+from src.localisation.encoder import TILE, Encoder, camera_zoom
 from src.localisation.head import cells_of, distance_channels, find_head, fine_picture, on_cells, pixel_channels
 from src.localisation.references import own_distances
 from src.localisation.regions import judge_map
 from src.localisation.thresholds import make_encoder, references_of, zero_shot_detector
 from src.style import save_figure
 
-REPEATS = 5
+REPEATS = 3
 
 
 def steps_of(backbone: Any, files: list[str], normals: list[Any], engine: str) -> dict[str, Callable[[], Any]]:
     """The steps of one picture with the head, and the distances to a bank of normal pictures."""
     head, zoom = find_head(backbone), camera_zoom(picture.size for picture in normals)
     encoder = make_encoder(backbone, zoom=zoom, head=head, engine=engine)
+    if engine == "torch":  # in float32, whatever torch could do here
+        encoder = Encoder(backbone, encoder.blocks, zoom=zoom)
     detector, picture = zero_shot_detector(encoder, head, []), load_image(files[0])
     inputs, tokens, cells = (
         list(encoder.inputs(picture)),

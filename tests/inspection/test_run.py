@@ -108,7 +108,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_files(leather, netwo
             target=inspect, args=([str(leather)], Options()), kwargs={"output": folder.parent}
         )
         process.start()
-        process.join(moments.uniform(0.3, 0.8) * seconds)
+        process.join(moments.uniform(0.15, 0.5) * seconds)
         process.kill()  # SIGKILL
         process.join()
         done.append((process.exitcode, len(list(folder.glob("pictures/*.json")))))
