@@ -24,8 +24,8 @@ from src.files import load_tensors, save_tensors
 from src.localisation.encoder import TILE, Encoder
 from src.localisation.head import CELL, distance_channels, fine_picture, on_cells, pixel_channels
 from src.localisation.references import gather, own_distances, sample_rows
-from src.synthetic.painter import paint_picture
 from tools.boxes import BOX, box_mask, read_boxes
+from tools.paintings import paint_picture
 
 ALIKE = 0.6  # correlation from which two textures are copies of one original, whatever their colour
 LARGEST_GROUP = 10  # pictures; larger groups of copies stay in training
