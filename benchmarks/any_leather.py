@@ -39,9 +39,10 @@ from src.data.pictures import load_image, picture_size
 from src.data.splits import mvtec_split
 from src.data.tables import class_root, classes_of, index_images, index_mvtec
 from src.files import file_digest, identity_of, write_json
+from src.localisation.channels import CELL, FINE
 from src.localisation.encoder import TILE, Encoder, camera_zoom
 from src.localisation.evaluation import localisation_metrics
-from src.localisation.head import CELL, FINE, Head, load_head
+from src.localisation.head import Head, load_head
 from src.localisation.localise import Detector, Localisation, evaluated_map, localise, read_tokens
 from src.localisation.pixel_metrics import histogram_figures, pixel_metrics, score_histograms
 from src.localisation.regions import Thresholds, judge_map

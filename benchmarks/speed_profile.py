@@ -23,8 +23,9 @@ from src.config import MVTEC_FOLDER, paths
 from src.data.pictures import load_image
 from src.data.splits import mvtec_split
 from src.data.tables import index_mvtec
+from src.localisation.channels import cells_of, distance_channels, fine_picture, on_cells, pixel_channels
 from src.localisation.encoder import TILE, Encoder, camera_zoom
-from src.localisation.head import cells_of, distance_channels, find_head, fine_picture, on_cells, pixel_channels
+from src.localisation.head import find_head
 from src.localisation.references import own_distances
 from src.localisation.regions import judge_map
 from src.localisation.thresholds import make_encoder, references_of, zero_shot_detector

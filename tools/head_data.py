@@ -21,8 +21,8 @@ from tqdm import tqdm
 from src.data.pictures import is_picture, load_image
 from src.eda.copies import copy_groups, near_duplicates
 from src.files import load_tensors, save_tensors
+from src.localisation.channels import CELL, distance_channels, fine_picture, on_cells, pixel_channels
 from src.localisation.encoder import TILE, Encoder
-from src.localisation.head import CELL, distance_channels, fine_picture, on_cells, pixel_channels
 from src.localisation.references import gather, own_distances, sample_rows
 from tools.boxes import BOX, box_mask, read_boxes
 from tools.paintings import paint_picture

@@ -26,8 +26,9 @@ from tqdm import trange
 from src.backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
 from src.config import paths
 from src.files import identity_of
+from src.localisation.channels import FINE
 from src.localisation.encoder import TILE, Encoder
-from src.localisation.head import FINE, DefectHead, Head, HeadFacts, load_head, save_head
+from src.localisation.head import DefectHead, Head, HeadFacts, load_head, save_head
 from tools.boxes import BOX, USES, shown_boxes, targets
 from tools.head_data import (
     SIDE,

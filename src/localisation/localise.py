@@ -15,8 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.pictures import UnreadableImageError, load_image, load_mask
+from .channels import FINE, cells_of, distance_channels, fine_picture, gaussian_blur, on_cells, pixel_channels
 from .encoder import Encoder
-from .head import FINE, Head, cells_of, distance_channels, fine_picture, gaussian_blur, on_cells, pixel_channels
+from .head import Head
 from .references import References, choose_pictures, own_distances
 from .regions import Judgement, Thresholds, judge_map
 from .stream import each_picture
