@@ -10,7 +10,7 @@ TORCH ?= default
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz lint lab tensorboard sample inspect baselines benchmark strip clean chaos audit test-lowest
+.PHONY: help setup demo test fuzz lint links lab tensorboard sample inspect baselines benchmark strip clean chaos audit test-lowest
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ fuzz: $(BIN)/.installed-dev ## Try 100,000 damaged inputs, hours; goes on where 
 lint: $(BIN)/.installed-dev ## Only the linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+links: $(BIN)/.installed-dev ## Do the external links of the pages answer? Says so without a network
+	$(BIN)/python -m tests.links
 
 lab: $(BIN)/.installed ## Open JupyterLab
 	$(BIN)/jupyter lab

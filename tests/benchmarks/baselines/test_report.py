@@ -1,4 +1,4 @@
-"""The table of baselines as Markdown and figures; README quotes the committed one."""
+"""The table of baselines as Markdown and figures; docs quote the committed one."""
 
 import json
 
@@ -75,13 +75,13 @@ def test_a_table_without_both_numbers_has_no_figures(report, tmp_path):
     assert [path.name for path in write_baselines(report, tmp_path)] == ["baselines.json", "baselines.md"]
 
 
-def test_readme_quotes_the_committed_table():
+def test_docs_quote_the_committed_table():
     report = json.loads((paths.root / "reports" / "baselines" / "baselines.json").read_text(encoding="utf-8"))
-    readme = (paths.root / "README.md").read_text(encoding="utf-8")
+    page = (paths.root / "docs" / "results.md").read_text(encoding="utf-8")
     for row in report["rows"].values():
         entry = row["protocols"][HONEST_PROTOCOL]
         low, high = entry["macro_f1_interval"]
-        assert f"| {entry['macro_f1']:.3f} [{low:.2f}, {high:.2f}] | {entry['multiclass_accuracy']:.3f} |" in readme
+        assert f"| {entry['macro_f1']:.3f} [{low:.2f}, {high:.2f}] | {entry['multiclass_accuracy']:.3f} |" in page
         hybrid = entry["anomaly_detection_results"][next(iter(METHODS))]
         low, high = hybrid["roc_auc_interval"]
-        assert f"| {hybrid['roc_auc']:.3f} [{low:.2f}, {high:.2f}] | {hybrid['roc_auc_split_mean']:.3f} |" in readme
+        assert f"| {hybrid['roc_auc']:.3f} [{low:.2f}, {high:.2f}] | {hybrid['roc_auc_split_mean']:.3f} |" in page
