@@ -7,7 +7,7 @@ import requests
 
 from tests.test_docs import PAGES
 
-HINT = "https://pypi.org/simple/pip/"  # answers wherever packages can be installed from
+HINT = "https://github.com/"  # no package index: that may be a mirror
 
 
 def main() -> int:
