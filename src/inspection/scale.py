@@ -28,6 +28,10 @@ from .stored import Stored, find_stored
 
 CORES = 0.75  # that an actor reserves: with whole ones nothing is left for other tasks, and all wait for ever
 ON_A_GPU = 4  # actors that share one: while some decode, another computes
+SETTINGS = {  # of Ray, where nothing else is said
+    "RAY_USAGE_STATS_ENABLED": "0",  # else it tells its makers
+    "RAY_agent_register_timeout_ms": "120000",  # a busy machine takes longer than the usual 15 s
+}
 STORE_BYTES = 500_000_000  # of Ray's memory on one machine: references and lists of pictures pass through it
 
 
@@ -107,6 +111,8 @@ def _judged(parts: list[Part], handed: tuple[Any, ...], folder: Path, address: s
     """How many pictures each part has that is judged, in any order."""
     if not parts:
         return
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     with _cluster(address):
         machines = ray.cluster_resources()
         gpus = machines.get("GPU", 0)
@@ -115,7 +121,7 @@ def _judged(parts: list[Part], handed: tuple[Any, ...], folder: Path, address: s
         judged = rows.map(
             Judging,
             fn_constructor_kwargs={"handed": ray.put(handed), "folder": folder},
-            concurrency=(1, actors, actors),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
             num_cpus=CORES,
             num_gpus=1 / ON_A_GPU if gpus else 0,
             scheduling_strategy="SPREAD",
@@ -130,9 +136,10 @@ def _cluster(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     local = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
-    ray.init(address, logging_level=logging.WARNING, **local)
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
     try:
         yield
     finally:
