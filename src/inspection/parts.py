@@ -76,7 +76,7 @@ def read_results(folder: Path) -> tuple[list[PictureRecord], dict, list[str]]:
         "hides": hides.to_numpy().tolist(),
         "rest": by_verdict["defective"]["score"][SHOWN:].tolist(),
     }
-    shown = [*by_verdict["defective"]["file"][:SHOWN], *by_verdict["good"]["file"][:SHOWN]]
+    shown = [*by_verdict["defective"]["file"], *by_verdict["good"]["file"]][:SHOWN]
     shown += by_verdict["error"]["file"][:SHOWN].tolist()
     texts = files.to_table(columns=["record"], filter=compute.field("file").isin(shown))["record"].to_pylist()
     return [parse_record(text) for text in texts], summary, sorted(set(table["engine"]))

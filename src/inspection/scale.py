@@ -24,7 +24,7 @@ from .pictures import STAMP
 from .prepare import Options, engine_of, make_judge, reopen_judge
 from .report import write_page
 from .run import about_run, find_inputs, output_folder, run_folder, stamp_of
-from .stored import Stored, find_stored
+from .stored import Stored, find_stored, version_of
 
 CORES = 0.75  # that an actor reserves: with whole ones nothing is left for other tasks, and all wait for ever
 ON_A_GPU = 4  # actors that share one: while some decode, another computes
@@ -75,7 +75,7 @@ def inspect_by_ray(
     output, started = output_folder(output), time.perf_counter()
     are_stored = any("://" in one for one in given)
     found, normals = find_inputs(given, options, output, find=find_stored if are_stored else None)
-    stamp = stamp_of(found, normals, options, digest=_version)
+    stamp = stamp_of(found, normals, options, digest=version_of)
     stamp |= {name: identity_of(stamp[name]) for name in ("pictures", "normals")}  # the lists are long
     with run_folder(output, found.name, stamp) as folder:
         parts = [part for part in parts_of(found) if not part.is_finished(folder)]
@@ -94,17 +94,6 @@ def inspect_by_ray(
         write_page(records, folder, about | {"photographs": photographs}, summary=summary)
         write_json(about, folder / "inspection.json")
     return folder, done + len(todo) - summary["counts"]["error"]
-
-
-def _version(path: Path | Stored | None) -> str | None:
-    """Stands for a file's content, which would take as long to read as to judge; what cannot be read has none."""
-    if path is None or isinstance(path, Stored):
-        return path and path.version
-    try:
-        status = path.stat()
-    except OSError as error:
-        return type(error).__name__
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _judged(parts: list[Part], handed: tuple[Any, ...], folder: Path, address: str) -> Iterator[int]:

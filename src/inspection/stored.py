@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
 from typing import Any
 
@@ -76,3 +76,14 @@ def find_stored(given: Sequence[str]) -> Found:
     if not pictures:
         raise ValueError(f"no picture below {root}; give addresses of folders in one store")
     return Found(PurePosixPath(root), dict(sorted(pictures.items())), left)
+
+
+def version_of(path: Path | Stored | None) -> str | None:
+    """Stands for a file's content, which would take as long to read as to judge; what cannot be read has none."""
+    if path is None or isinstance(path, Stored):
+        return path and path.version
+    try:
+        status = path.stat()
+    except OSError as error:
+        return type(error).__name__
+    return f"{status.st_size} {status.st_mtime_ns}"

@@ -31,16 +31,12 @@ def test_without_the_option_nothing_of_it_is_needed():
     subprocess.run([sys.executable, "-c", code], cwd=paths.root, check=True)
 
 
-@pytest.mark.parametrize("name", ["ray", "pyarrow"])
-def test_what_is_missing_is_named_with_its_extra(name, monkeypatch, capsys):
-    for module in [module for module in sys.modules if module.split(".")[0] in ("ray", "pyarrow")]:
-        monkeypatch.delitem(sys.modules, module)
-    for module in ("scale", "parts", "stored"):
-        monkeypatch.delitem(sys.modules, f"src.inspection.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, name, None)
+def test_what_is_missing_is_named_with_its_extra(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "src.inspection.scale", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SystemExit, match="2"):
         main([".", "--ray"])
-    assert f"--ray needs {name}, which is not installed: pip install '.[scale]'" in capsys.readouterr().err
+    assert "--ray needs ray, which is not installed: pip install '.[scale]'" in capsys.readouterr().err
 
 
 def test_what_is_no_address_is_refused(capsys):
@@ -60,7 +56,7 @@ def test_parts_hold_every_picture_once(count, size):
     assert [part.number for part in made] == list(range(-(-count // size)))
 
 
-def test_the_page_is_made_of_the_most_odd_of_each_verdict(tmp_path, monkeypatch):
+def test_the_page_is_made_of_the_most_odd_and_of_errors(tmp_path, monkeypatch):
     parts = pytest.importorskip("src.inspection.parts")
     monkeypatch.setattr(parts, "SHOWN", 2)
     region = RegionRecord(1, (1.0, 2.0, 3.0, 4.0), 4.0, 0.9, 0.8, ((1.0, 2.0), (3.0, 4.0), (1.0, 2.0)))
@@ -71,7 +67,7 @@ def test_the_page_is_made_of_the_most_odd_of_each_verdict(tmp_path, monkeypatch)
     for number, some in enumerate((records[:4], records[4:])):
         parts.Part(number, []).write(some, tmp_path, threshold=0.5, engine="torch")
     shown, summary, engines = parts.read_results(tmp_path)
-    assert sorted(shown, key=lambda record: record.file) == [records[n] for n in (1, 2, 4, 5, 6)]
+    assert sorted(shown, key=lambda record: record.file) == [records[n] for n in (1, 2, 6)]
     assert summary == {"counts": {"defective": 3, "good": 3, "error": 1}, "hides": [], "rest": [0.7]}
     assert (
         engines == ["torch"] and parts.Part(1, []).is_finished(tmp_path) and not parts.Part(2, []).is_finished(tmp_path)
