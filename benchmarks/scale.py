@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few pictures: shows that it works")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    count, rounds, most = (32, 1, 1000) if options.quick else (options.pictures, options.rounds, options.most)
+    count, rounds, most = (32, 1, 10_000) if options.quick else (options.pictures, options.rounds, options.most)
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         folder = write_pictures(work / "leather", count, PICTURE)

@@ -70,9 +70,9 @@ def inspect_by_ray(
 
     The tables are Parquet. All machines must see the folder of the output and the files that options name.
     """
+    output, started, options = output_folder(output), time.perf_counter(), _absolute(options)
     if options.engine == "openvino-int8":
         raise ValueError("openvino-int8 is set on the pictures of one machine; choose another --engine with --ray")
-    output, started = output_folder(output), time.perf_counter()
     are_stored = any("://" in one for one in given)
     found, normals = find_inputs(given, options, output, find=find_stored if are_stored else None)
     stamp = stamp_of(found, normals, options, digest=version_of)
@@ -81,8 +81,7 @@ def inspect_by_ray(
         parts = [part for part in parts_of(found) if not part.is_finished(folder)]
         todo, kept = [name for part in parts for name, _ in part.pictures], folder / "references.pt"
         judge = make_judge(found, normals, options, kept=kept, todo=todo)
-        engine = options.engine or setting("LEATHER_ENGINE", "auto", allowed=ENGINES)
-        handed = load_tensors(kept), judge.read, replace(options, engine=engine)
+        handed = load_tensors(kept), judge.read, options
         done = len(found.pictures) - len(todo)
         with tqdm(total=len(found.pictures), initial=done, desc=found.name, unit="img") as progress:
             for count in _judged(parts, handed, folder, address):
@@ -90,10 +89,17 @@ def inspect_by_ray(
         records, summary, engines = read_results(folder)
         seconds = round(time.perf_counter() - started, 1)
         about = about_run(judge, found, summary["counts"], options) | {"engine": "; ".join(engines), "seconds": seconds}
-        photographs = None if are_stored else found.root
-        write_page(records, folder, about | {"photographs": photographs}, summary=summary)
+        write_page(records, folder, about | {"photographs": None if are_stored else found.root}, summary=summary)
         write_json(about, folder / "inspection.json")
     return folder, done + len(todo) - summary["counts"]["error"]
+
+
+def _absolute(options: Options) -> Options:
+    """What means the same in other processes: they have other folders and variables."""
+    changes = {name: value.resolve() for name, value in vars(options).items() if isinstance(value, Path)}
+    if options.weights not in ("shipped", "timm"):
+        changes["weights"] = str(Path(options.weights).resolve())
+    return replace(options, engine=options.engine or setting("LEATHER_ENGINE", "auto", allowed=ENGINES), **changes)
 
 
 def _judged(parts: list[Part], handed: tuple[Any, ...], folder: Path, address: str) -> Iterator[int]:
@@ -101,7 +107,7 @@ def _judged(parts: list[Part], handed: tuple[Any, ...], folder: Path, address: s
     if not parts:
         return
     ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     with _cluster(address):
         machines = ray.cluster_resources()
         gpus = machines.get("GPU", 0)
@@ -125,8 +131,7 @@ def _cluster(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(SETTINGS | os.environ)
     local = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
     try:

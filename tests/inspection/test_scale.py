@@ -45,6 +45,23 @@ def test_what_is_no_address_is_refused(capsys):
     assert "--ray photos/ is no address" in capsys.readouterr().err
 
 
+def test_what_actors_get_means_the_same_in_other_folders(monkeypatch, tmp_path):
+    scale = pytest.importorskip("src.inspection.scale")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LEATHER_ENGINE", "torch")
+    given = Options(mask=Path("masks"), rules=Path("rules.yaml"), weights="w.pth", normals=None)
+    root, made = tmp_path.resolve(), scale._absolute(given)
+    assert (made.mask, made.rules, made.normals) == (root / "masks", root / "rules.yaml", None)
+    assert made.weights == str(root / "w.pth") and made.engine == "torch"
+    assert scale._absolute(Options(mask="auto")).mask == "auto" and scale._absolute(Options()).weights == "shipped"
+
+
+def test_int8_is_refused(tmp_path):
+    scale = pytest.importorskip("src.inspection.scale")
+    with pytest.raises(ValueError, match="another --engine"):
+        scale.inspect_by_ray(["nowhere"], Options(engine="openvino-int8"), output=tmp_path)
+
+
 # -- parts and stores, without a cluster -----------------------------------------------------------------
 
 
