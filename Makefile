@@ -6,9 +6,11 @@ LOWEST := .venv-lowest
 NOTEBOOKS := 1.0.download-datasets 2.0-EDA-Leather-Defect-dataset 3.0-EDA-MVTec-dataset 4.0.model-training \
   5.0.inspect-your-leather
 SHELL := /bin/bash
+TORCH ?= default
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab tensorboard sample inspect baselines strip clean chaos audit test-lowest
+.PHONY: help setup demo test fuzz lint lab tensorboard sample inspect baselines benchmark strip clean chaos audit test-lowest
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,6 +19,7 @@ $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(filter cpu,$(TORCH)),$(BIN)/python -m pip install --quiet torch torchvision --index-url $(CPU_INDEX))
 	$(BIN)/python -m pip install --quiet '.[full]'
 	touch $@
 
@@ -24,7 +27,7 @@ $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-setup: $(BIN)/.installed ## Make .venv and install the package with all extras (about 6 GB, minutes)
+setup: $(BIN)/.installed ## Make .venv and install all (6 GB, minutes); TORCH=cpu takes the small PyTorch for processors
 
 demo: $(BIN)/.installed ## Run the five notebooks on the built-in sample; reports/sample, reports/notebooks
 	@mkdir -p reports/notebooks
@@ -41,6 +44,9 @@ test: $(BIN)/.installed-dev ## Lint, unit tests, and the five notebooks in a tin
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+fuzz: $(BIN)/.installed-dev ## Try 100,000 damaged inputs, hours; goes on where it was stopped, findings in work/fuzz
+	$(BIN)/python -m tests.fuzz
 
 lint: $(BIN)/.installed-dev ## Only the linter
 	$(BIN)/ruff check .
@@ -63,6 +69,9 @@ inspect: $(BIN)/.installed ## PICTURES=folder: find defects on your own photogra
 
 baselines: $(BIN)/.installed ## Fill the table of baselines, 25 minutes on two cores (needs the six-class set and 2.0)
 	$(BIN)/python -m benchmarks.baselines
+
+benchmark: $(BIN)/.installed ## Measure speed (WEIGHTS=file of DINOv2 ViT-S/14; needs MVTec AD leather), minutes
+	$(BIN)/python -m benchmarks.speed --weights "$(WEIGHTS)" $(BENCHMARK)
 
 chaos: $(BIN)/.installed-dev ## Kill the sample, download, training and baselines 100 times (an hour; goes on when called again)
 	$(BIN)/python -m tools.chaos

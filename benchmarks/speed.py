@@ -1,26 +1,31 @@
-"""How fast is localisation beside its backbone's bare forward pass, and what does a large picture take?
+"""How fast is the way from picture files to written maps, beside the bare network and beside anomalib?
 
-``python -m benchmarks.speed --weights FILE --backbone NAME`` on MVTec AD leather, float32, one picture at a time,
-measured in turns in one process; medians of the rounds, in seconds a picture.
+``python -m benchmarks.speed --weights FILE`` (``make benchmark``) on MVTec AD leather, whose folder ``--data`` or
+``LEATHER_DATA`` names. Each step takes the same pictures, in turns; medians of the rounds, with the lowest and highest.
 
-- *bare*: the backbone on tensors that are in memory already (the faster of one and four pictures at a time), whole, and
-  only up to the last block that is read.
-- *map*: distances, relative pixels and head, from tokens to the map.
-- *end to end*: reading and decoding the file, tokens, map, regions, verdict.
-- *anomalib*: its AnomalyDINO with the same weights file and input size, else its defaults (maps of the last block),
-  called without Lightning around it. Without the package (``pip install anomalib``) this is left out, and said to be.
-- *large*: a 4608x3288 picture, mirrored from a normal one, judged alone in a process of its own; its highest memory.
-- *head-only training*, with ``--data-classes FOLDER``: the classifier of the preset ``sample`` on every picture of a
-  folder of classes, from the files on, against the bare pass of its backbone over as many, before and after.
+- *bare*: the backbone in float32 by torch on tensors in memory, whole and up to the last block that is read; the better
+  of one and four pictures at a time.
+- *ours*, by engine: from files to written maps, with a bank of four normal pictures and no head, and zero-shot with the
+  head.
+- *anomalib*: its AnomalyDINO and PatchCore with the same weights and input size, called without Lightning around them,
+  from files to written maps, by `benchmarks.peers` in the environment ``--peers``; else they are left out.
+- *hide*: a 4608x3288 picture by the shipped backbone, in a process of its own; its highest memory. *curves*: seconds
+  by the size of a picture and by the number of pictures in a folder. *start*: a process until its first map.
+- *head-only training*, with ``--data-classes FOLDER``, against the bare pass of its backbone over as many pictures.
 
-Writes ``speed.json`` and ``speed.md`` into ``--output``.
+A finished part is kept in ``--parts``, so an interrupted run goes on; ``--again`` measures anew. ``--quick`` takes
+fewer pictures and rounds, and smaller curves. Writes ``speed.json`` and ``speed.md`` into ``--output``. What was not
+measured is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,140 +36,230 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import timm
 import torch
 from PIL import Image
-from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import trange
 
 from benchmarks.tables import markdown_rows, write_results
 from src.backbone.device import autocast, choose_device, choose_precision
-from src.backbone.vit import load_backbone
-from src.backbone.weights import read_state
+from src.backbone.engines import machine_features
+from src.backbone.vit import SHIPPED_ARCHITECTURE, Backbone, load_backbone
 from src.classifier.model import create_model
 from src.classifier.training import train_model
 from src.config import MVTEC_FOLDER, SAMPLE, paths
 from src.data.pictures import load_image, load_mask, picture_size
 from src.data.splits import mvtec_split, split_index
 from src.data.tables import classes_of, index_images, index_mvtec
+from src.files import write_json
 from src.localisation.encoder import TILE, Encoder, camera_zoom
 from src.localisation.head import find_head
 from src.localisation.localise import Detector, evaluated_map, evaluated_mask
 from src.localisation.pixel_metrics import pixel_metrics
-from src.localisation.thresholds import folder_detector, make_encoder, normals_detector, zero_shot_detector
+from src.localisation.stream import each_picture
+from src.localisation.thresholds import make_encoder, references_of, zero_shot_detector
 
-PROTOCOL = "4-shot"
-EACH_ROUND = 12  # pictures
-LARGE = 4608, 3288
+PROTOCOL, EACH_ROUND = "4-shot", 12
+HIDE = 4608, 3288
+MEGAPIXELS, QUICK_MEGAPIXELS = (0.2, 1, 4, 15, 40, 100), (0.2, 1, 4)
+FOLDERS, QUICK_FOLDERS = (10, 100, 1000, 10_000), (10, 100)
+ENGINES = "torch", "openvino", "openvino-int8"
+PEERS = "anomalydino", "patchcore"
 BATCH = 64  # of the bare pass beside head-only training
-Method = tuple[Callable[[], Any], Callable[[str], np.ndarray]]  # learns the normal pictures; maps a picture
+FEATURES = "avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"
+Step = Callable[[Path, list[str]], float]  # writes the maps of pictures into a folder; seconds
 
 
-def anomalib_dino(backbone: str, weights: str, normals: list[str], side: int) -> Method | None:
-    """Both steps by anomalib; None if it is not installed. It changes timm's position embeddings, so it comes last."""
-    try:
-        from anomalib.models import AnomalyDINO
-    except ImportError:
-        return None
-    create = timm.create_model
-    overlay = {"state_dict": read_state(backbone, Path(weights)), "num_classes": 0}
-    timm.create_model = lambda name, **options: create(name, **options | {"pretrained_cfg_overlay": overlay})
-    try:
-        model = AnomalyDINO(encoder_name=backbone).model
-    finally:
-        timm.create_model = create
-    prepare = AnomalyDINO.configure_pre_processor((side, side)).transform
-
-    def tensor(path: str) -> torch.Tensor:
-        return prepare(pil_to_tensor(load_image(path))[None].float() / 255)
-
-    def build() -> None:
-        model.train()
-        model.memory_bank = torch.empty(0)
-        with torch.inference_mode():
-            for path in normals:
-                model(tensor(path))
-            model.fit()
-        model.eval()
-
-    @torch.inference_mode()
-    def score(path: str) -> np.ndarray:
-        return model(tensor(path)).anomaly_map[0, 0].numpy()
-
-    return build, score
-
-
-def aupro(score: Callable[[str], np.ndarray], test: pd.DataFrame) -> float:
-    maps = [evaluated_map(np.array(score(path))) for path in test["path"]]
-    masks = [evaluated_mask(load_mask(row.mask, size=picture_size(row.path))) for row in test.itertuples()]
-    return pixel_metrics(np.stack(maps), np.stack(masks))["aupro_30"]
-
-
-def steps_of(encoder: Encoder, detectors: list[Detector], chosen: list[str]) -> dict[str, Callable[[], Any]]:
-    """What is timed, each on all chosen pictures; the names that start with bare say how many pass at a time."""
-    backbone, pictures = encoder.backbone, [load_image(path) for path in chosen]
-    tokens, (width, height) = [encoder.tokens(picture) for picture in pictures], encoder.input_size(pictures[0])
-
-    @torch.inference_mode()
-    def bare(count: int, whole: bool) -> None:
-        images = torch.zeros(count, 3, height, width, device=backbone.device)
-        for start in range(0, len(pictures), count):
-            some = images[: len(pictures) - start]
-            (backbone.network(some) if whole else backbone.tokens(some, blocks=encoder.blocks)[-1]).cpu()
-
+def bare_steps(backbone: Backbone, last: int) -> dict[str, Step]:
+    """Names end with how many pictures pass at a time."""
+    images = torch.zeros(4, 3, TILE, TILE)
     backbone.network.eval()
-    steps = {}
+
+    @torch.inference_mode()
+    def bare(count: int, whole: bool, number: int) -> float:
+        started = time.perf_counter()
+        for start in range(0, number, count):
+            some = images[: min(count, number - start)]
+            backbone.network(some) if whole else backbone.tokens(some, blocks=(last,))
+        return time.perf_counter() - started
+
+    steps: dict[str, Step] = {}
     for count in (1, 4):
-        steps[f"bare, blocks that are read / {count}"] = lambda n=count: bare(n, False)
-        steps[f"bare, whole / {count}"] = lambda n=count: bare(n, True)
-    pairs = list(zip(pictures, tokens, strict=True))
-    for detector in detectors:
-        steps[f"map, {detector.protocol}"] = lambda d=detector: [d.anomaly_map(*each) for each in pairs]
-        steps[f"end to end, {detector.protocol}"] = lambda d=detector: [d.judge(load_image(path)) for path in chosen]
+        steps[f"bare, whole / {count}"] = lambda folder, files, n=count: bare(n, True, len(files))
+        steps[f"bare, blocks that are read / {count}"] = lambda folder, files, n=count: bare(n, False, len(files))
     return steps
 
 
-def median_seconds(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Of each step, measured in turns; the first round warms up."""
-    times = {name: [] for name in steps}
-    for _ in trange(rounds + 1, desc="rounds"):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+def write_maps(detector: Detector, folder: Path, files: list[str]) -> float:
+    """Seconds from the files of pictures to the files of their maps."""
+
+    def write(path: str, picture: Image.Image, tokens: torch.Tensor) -> Path:
+        file = folder / f"{numbers[path]}.npy"
+        np.save(file, detector.anomaly_map(picture, tokens))
+        return file
+
+    started, numbers = time.perf_counter(), {path: number for number, path in enumerate(files)}
+    for path, file in each_picture(detector.encoder, files, write):
+        if isinstance(file, Exception):
+            raise RuntimeError(f"no map of {path}") from file
+    return time.perf_counter() - started
 
 
-def summary(medians: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Seconds a picture of each step, and how much that is of each bare pass, of which the faster batch counts."""
-    seconds: dict[str, float] = {}
-    for step, value in medians.items():
-        name = step.split(" / ")[0]
-        seconds[name] = min(seconds.get(name, np.inf), value)
-    read, whole = seconds["bare, blocks that are read"], seconds["bare, whole"]
-    return {
-        name: {"seconds": value, "images_per_second": 1 / value, "of_read": value / read, "of_whole": value / whole}
-        for name, value in seconds.items()
-    }
+def our_detectors(backbone: Backbone, pictures: list[Image.Image]) -> dict[str, Detector]:
+    """By engine, with a bank and no head, and zero-shot with the head; engines that do not run here say why."""
+    zoom, head, detectors = camera_zoom(picture.size for picture in pictures), find_head(backbone), {}
+    for engine in ENGINES:
+        try:
+            options = {"zoom": zoom, "engine": engine, "calibration": pictures}
+            plain, whole = (make_encoder(backbone, head=each, **options) for each in (None, head))
+            if engine == "torch":  # the reference, whatever torch could do here
+                plain, whole = (Encoder(backbone, each.blocks, zoom=zoom) for each in (plain, whole))
+            bank = references_of([plain.tokens(picture) for picture in pictures], are_normal=True)
+            detectors[engine] = Detector(PROTOCOL, plain, bank, None)
+            if head:
+                detectors[f"{engine}, head"] = Detector("zero-shot", whole, None, head)
+        except ValueError as error:
+            print(f"{engine} is left out: {error}")
+    return detectors
 
 
-def judge_large(name: str, weights: str, picture: Image.Image) -> dict[str, float]:
-    """Judges a mirrored picture of the size `LARGE`. To be called in a process of its own, whose memory this is."""
-    missing = [(0, wanted - had) for wanted, had in zip(LARGE[::-1], picture.size[::-1], strict=True)]
-    large = Image.fromarray(np.pad(np.asarray(picture), (*missing, (0, 0)), mode="symmetric"))
-    backbone = load_backbone(name, weights, image_size=TILE)
-    encoder = make_encoder(backbone, zoom=camera_zoom([LARGE]), head=(head := find_head(backbone)))
-    detector = zero_shot_detector(encoder, head, []) if head else Detector("zero-shot", encoder, None, None)
-    started = time.perf_counter()
-    detector.judge(large)
+class Peers:
+    """The process of `benchmarks.peers`; ``step`` of a peer that fails is None."""
+
+    def __init__(self, python: Path, backbone: str, weights: str, normals: list[str]) -> None:
+        command = [str(python), str(Path(__file__).with_name("peers.py")), backbone, weights, str(TILE), *normals]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def step(self, name: str) -> Step:
+        def run(folder: Path, files: list[str]) -> float:
+            self._process.stdin.write("\t".join([name, str(folder), *files]) + "\n")
+            self._process.stdin.flush()
+            lines = iter(self._process.stdout.readline, "")
+            answer = next((json.loads(line) for line in lines if line.startswith('{"')), {"error": "it ended"})
+            if "error" in answer:
+                raise RuntimeError(f"{name}: {answer['error']}")
+            return answer["seconds"]
+
+        return run
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def in_turns(steps: dict[str, Step], files: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds a picture of each step and round; a first round warms up, and drops what does not run."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in trange(rounds + 1, desc="rounds"):
+            for name in list(times):
+                try:
+                    seconds = steps[name](Path(folder), files) / len(files)
+                except RuntimeError as error:
+                    print(f"{name} is left out: {error}")
+                    del times[name]
+                    continue
+                if number:
+                    times[name].append(seconds)
+    return times
+
+
+def pixel_quality(step: Step, files: list[str], masks: np.ndarray) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        step(Path(folder), files)
+        maps = [evaluated_map(np.load(Path(folder) / f"{number}.npy")) for number in range(len(files))]
+    figures = pixel_metrics(np.stack(maps), masks)
+    return {name: figures[name] for name in ("aupro_30", "pixel_ap")}
+
+
+def measure_turns(options: argparse.Namespace) -> dict[str, Any]:
+    normals, test = mvtec_split(index_mvtec(options.data), PROTOCOL)
+    pictures = [load_image(path) for path in normals["path"]]
+    backbone = load_backbone(options.backbone, options.weights, image_size=TILE)
+    detectors = our_detectors(backbone, pictures)
+    steps = bare_steps(backbone, max(detector.encoder.blocks[-1] for detector in detectors.values()))
+    ours = {name: lambda folder, files, d=each: write_maps(d, folder, files) for name, each in detectors.items()}
+    peers = (
+        Peers(options.peers, options.backbone, options.weights, list(normals["path"]))
+        if options.peers.is_file()
+        else None
+    )
+    others = {f"anomalib {name}": peers.step(name) for name in PEERS} if peers else {}
+    count = 3 if options.quick else EACH_ROUND
+    chosen = list(test["path"][:: max(1, len(test) // count)][:count])
+    times = in_turns(steps | ours | others, chosen, options.rounds)
+    if options.quick:
+        test = test[test["path"].isin(chosen)]
+    masks = [evaluated_mask(load_mask(row.mask, size=picture_size(row.path))) for row in test.itertuples()]
+    named = {name: step for name, step in (ours | others).items() if name in times}
+    figures = {name: pixel_quality(step, list(test["path"]), np.stack(masks)) for name, step in named.items()}
+    if peers:
+        peers.close()
+    facts = {name: dict(each.encoder.engine.facts) for name, each in detectors.items()}
+    return {"seconds": times, "quality": figures, "engines": facts, "pictures": len(chosen), "test": len(test)}
+
+
+def judge_large(size: tuple[int, int], picture: str) -> dict[str, float]:
+    """Judges a picture mirrored to a size, by the shipped backbone. For a process of its own, whose memory this is."""
+    pixels = np.asarray(load_image(picture))
+    missing = [(0, wanted - had) for wanted, had in zip(size[::-1], pixels.shape, strict=False)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "large.png"
+        Image.fromarray(np.pad(pixels, (*missing, (0, 0)), mode="symmetric")).save(file, compress_level=1)
+        del pixels
+        backbone = load_backbone(SHIPPED_ARCHITECTURE, "shipped")
+        head = find_head(backbone)
+        detector = zero_shot_detector(make_encoder(backbone, zoom=1.0, head=head), head, [])
+        detector.judge(Image.new("RGB", (TILE, TILE), (90, 60, 40)))  # compiles
+        started = time.perf_counter()
+        detector.judge(load_image(file))
     seconds, unit = time.perf_counter() - started, 1 if sys.platform == "darwin" else 1024
-    return {"seconds": seconds, "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {"seconds": seconds, "peak_gb": peak, "pixels": size[0] * size[1]}
 
 
-def head_only_training(root: Path) -> dict[str, Any]:
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def measure_sizes(options: argparse.Namespace) -> list[dict[str, float]]:
+    picture = _a_picture(options)
+    sides = [round((1e6 * size * 4 / 3) ** 0.5) for size in (QUICK_MEGAPIXELS if options.quick else MEGAPIXELS)]
+    return [alone(judge_large, (max(side, 256), max(round(side * 0.75), 256)), picture) for side in sides]
+
+
+def judge_folder(files: list[str]) -> dict[str, float]:
+    started, backbone = time.perf_counter(), load_backbone(SHIPPED_ARCHITECTURE, "shipped")
+    head = find_head(backbone)
+    encoder = make_encoder(backbone, zoom=camera_zoom(map(picture_size, files)), head=head)
+    detector = zero_shot_detector(encoder, head, [])
+    first = None
+    for _ in each_picture(encoder, files, lambda path, picture, tokens: detector.anomaly_map(picture, tokens).max()):
+        first = first or time.perf_counter() - started
+    seconds, unit = time.perf_counter() - started, 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {"pictures": len(files), "seconds": seconds, "first_map_seconds": first, "peak_gb": peak}
+
+
+def measure_folders(options: argparse.Namespace) -> list[dict[str, float]]:
+    files = list(mvtec_split(index_mvtec(options.data), PROTOCOL)[1]["path"])
+    counts = QUICK_FOLDERS if options.quick else FOLDERS
+    return [alone(judge_folder, (files * (count // len(files) + 1))[:count]) for count in counts]
+
+
+def measure_hide(options: argparse.Namespace) -> dict[str, float]:
+    return alone(judge_large, HIDE, _a_picture(options))
+
+
+def _a_picture(options: argparse.Namespace) -> str:
+    return mvtec_split(index_mvtec(options.data), PROTOCOL)[0]["path"].iloc[0]
+
+
+def measure_head_only(options: argparse.Namespace) -> dict[str, Any] | None:
     """Seconds of the bare forward pass, mean of before and after, and of training a head from the files on."""
-    config, images, device = SAMPLE.but(run="benchmark", epochs=15), index_images(root), choose_device()
+    if options.data_classes is None:
+        return None
+    config, images, device = SAMPLE.but(run="benchmark", epochs=15), index_images(options.data_classes), choose_device()
     table = split_index(images, "random-80-20", seed=config.seed)
     table["part"] = table["part"].replace("test", "train")  # all images are learned from: this is about time
     model = create_model(config, classes_of(images))
@@ -187,74 +282,114 @@ def head_only_training(root: Path) -> dict[str, Any]:
     return {"images": len(table), "epochs": config.epochs, "seconds": training, "bare_seconds": bare}
 
 
+def ratios(parts: dict[str, Any]) -> dict[str, float]:
+    """How many times as fast, of medians; head-only training: its seconds over those of the bare pass."""
+    seconds: dict[str, float] = {}
+    for name, values in parts["turns"]["seconds"].items():
+        short = name.split(" / ")[0]
+        seconds[short] = min(seconds.get(short, np.inf), statistics.median(values))
+    bank, head, int8 = (seconds.get(name) for name in ("openvino", "openvino, head", "openvino-int8"))
+    bare, anomalib = seconds.get("bare, whole"), seconds.get("anomalib anomalydino")
+    pairs = {
+        "end_to_end_to_bare_torch": (bare, bank),
+        "end_to_end_to_anomalib": (anomalib, bank),
+        "with_head_to_bare_torch": (bare, head),
+        "with_head_to_anomalib": (anomalib, head),
+        "int8_to_anomalib": (anomalib, int8),
+    }
+    found = {name: slow / fast for name, (slow, fast) in pairs.items() if slow and fast}
+    if training := parts.get("head_only"):
+        found["head_only_to_forward"] = training["seconds"] / training["bare_seconds"]
+    return found
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        import platform
+
+        return platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=paths.data / MVTEC_FOLDER, help="folder that holds leather/")
     parser.add_argument("--data-classes", type=Path, help="folder of classes: times head-only training too")
-    parser.add_argument("--weights", required=True, help="a weights file, or shipped")
+    parser.add_argument("--weights", required=True, help="a weights file")
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2", help="timm's name")
+    parser.add_argument("--peers", type=Path, default=paths.root / "work" / "peers" / "bin" / "python")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--again", action="store_true", help="measures finished parts anew")
+    parser.add_argument("--only", help="parts, with commas between them")
+    parser.add_argument("--parts", type=Path, default=paths.root / "work" / "speed_parts.json")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    normals, test = mvtec_split(index_mvtec(options.data), PROTOCOL)
-    pictures = [load_image(path) for path in normals["path"]]
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # first: a child's peak starts at what its parent holds
-        large = pool.submit(judge_large, options.backbone, options.weights, pictures[0]).result()
-    backbone = load_backbone(options.backbone, options.weights, image_size=TILE)
-    head = find_head(backbone)
-    encoder = make_encoder(backbone, zoom=camera_zoom(picture.size for picture in pictures), head=head)
-    chosen = list(test["path"][:: max(1, len(test) // EACH_ROUND)][:EACH_ROUND])
-    folder = [load_image(path) for path in chosen]
-    mine = zero_shot_detector(encoder, head, pictures), normals_detector(encoder, head, pictures, protocol=PROTOCOL)
-    detectors = [*mine, folder_detector(encoder, head, folder, [encoder.tokens(picture) for picture in folder])]
-    steps = steps_of(encoder, detectors, chosen)
-    builds = {"ours": lambda: normals_detector(encoder, head, pictures, protocol=PROTOCOL)}
-    quality = {"ours": aupro(lambda path: mine[1].judge(load_image(path)).map, test)}
-    if (method := anomalib_dino(options.backbone, options.weights, list(normals["path"]), TILE)) is not None:
-        builds["anomalib"], score = method
-        builds["anomalib"]()
-        quality["anomalib"] = aupro(score, test)
-        steps["end to end, anomalib"] = lambda: [score(path) for path in chosen]
-    medians = median_seconds(steps | {f"build, {name}": build for name, build in builds.items()}, options.rounds)
-    about = {"backbone": options.backbone, "weights": backbone.weights, "head": head is not None}
-    about |= {"blocks": encoder.blocks, "zoom": encoder.zoom, "rounds": options.rounds, "pictures_a_round": len(chosen)}
-    about["machine"] = f"{backbone.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    result = {
-        "protocol": about,
-        "rows": summary({name: medians[name] / len(chosen) for name in steps}),
-        PROTOCOL: {name: {"seconds": medians[f"build, {name}"], "aupro_30": value} for name, value in quality.items()},
-        "large": large,
-        "head_only_training": head_only_training(options.data_classes) if options.data_classes else None,
+    options.rounds = 2 if options.quick else options.rounds
+    measures = {"hide": measure_hide, "turns": measure_turns, "sizes": measure_sizes}
+    measures |= {"folders": measure_folders, "head_only": measure_head_only}
+    parts = json.loads(options.parts.read_text()) if options.parts.is_file() and not options.again else {}
+    for name in options.only.split(",") if options.only else measures:
+        if name not in parts:
+            load = os.getloadavg()[0]
+            parts[name] = measures[name](options)
+            parts["load"] = parts.get("load", {}) | {name: load}
+            write_json(parts, options.parts)
+    if "turns" in parts:
+        result = summary(parts)
+        write_results(result, markdown(result, parts), options.output / "speed")
+        print(markdown(result, parts))
+
+
+def summary(parts: dict[str, Any]) -> dict[str, Any]:
+    features = machine_features(torch.device("cpu"))
+    seconds = {name: [statistics.median(v), min(v), max(v)] for name, v in parts["turns"]["seconds"].items()}
+    return {
+        "processor": f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "instructions": [name for name in FEATURES if name in features],
+        "ratios": ratios(parts),
+        "hide": parts.get("hide"),
+        "quality": parts["turns"]["quality"],
+        "seconds_a_picture": seconds,  # median, lowest, highest of the rounds
+        "engines": parts["turns"]["engines"],
+        "sizes": parts.get("sizes"),
+        "folders": parts.get("folders"),
+        "head_only_training": parts.get("head_only"),
+        "load_before": parts["load"],
     }
-    text = markdown(result)
-    write_results(result, text, options.output / "speed")
-    print(text)
 
 
-def markdown(result: dict[str, Any]) -> str:
-    header = ["step", "ms a picture", "images/s", "of the bare pass, blocks read", "of the whole bare pass"]
-    shares, rows = ("images_per_second", "of_read", "of_whole"), []
-    for name, row in result["rows"].items():
-        rows.append([name, f"{1000 * row['seconds']:.0f}", *(f"{row[key]:.2f}" for key in shares)])
-    about, large, training = result["protocol"], result["large"], result["head_only_training"]
-    lines = [
-        *markdown_rows(header, rows),
+def markdown(result: dict[str, Any], parts: dict[str, Any]) -> str:
+    rows = []
+    for name, (middle, low, high) in result["seconds_a_picture"].items():
+        figures = result["quality"].get(name, {})
+        cells = [f"{figures[key]:.4f}" if key in figures else "" for key in ("aupro_30", "pixel_ap")]
+        rows.append([name, f"{1000 * middle:.0f}", f"{1000 * low:.0f} to {1000 * high:.0f}", *cells])
+    turns = parts["turns"]
+    lines = markdown_rows(["step", "ms a picture", "range", "AUPRO", "pixel AP"], rows)
+    lines += [
         "",
-        f"{about['backbone']} ({about['weights']}), {'with its' if about['head'] else 'without a'} head, blocks "
-        f"{', '.join(map(str, about['blocks']))} (from 0), zoom {about['zoom']:.2f}, {about['machine']}, medians of "
-        f"{about['rounds']} rounds of {about['pictures_a_round']} pictures.",
+        f"{result['processor']}; {', '.join(result['instructions'])}. Medians of rounds of {turns['pictures']}",
     ]
-    for name, row in result[PROTOCOL].items():
-        lines.append(f"Normal pictures, {name}: {row['seconds']:.2f} s; AUPRO of {PROTOCOL} {row['aupro_30']:.3f}.")
-    if "anomalib" not in result[PROTOCOL]:
-        lines.append("anomalib was not installed.")
-    lines.append(
-        f"A {LARGE[0]}x{LARGE[1]} picture, alone: {large['seconds']:.0f} s, {large['peak_memory_gb']:.2f} GB at most."
+    lines[-1] += (
+        f" pictures in turns, MVTec AD leather; AUPRO and AP at 256 px on its {turns['test']} test pictures. Load "
     )
-    if training:
-        ratio = training["seconds"] / training["bare_seconds"]
-        lines.append("Head-only training on {images} images, {epochs} epochs: {seconds:.1f} s, ".format(**training))
-        lines[-1] += f"{ratio:.2f} times the bare pass of {training['bare_seconds']:.1f} s."
+    lines[-1] += f"of the machine before: {max(result['load_before'].values()):.1f}."
+    lines += ["", *markdown_rows(["ratio", "value"], [[k, f"{v:.2f}"] for k, v in result["ratios"].items()])]
+    sizes = [result["hide"], *(result["sizes"] or [])] if result["hide"] else result["sizes"] or []
+    cells = [[f"{s['pixels'] / 1e6:.1f}", f"{s['seconds']:.1f}", f"{s['peak_gb']:.2f}"] for s in sizes]
+    lines += ["", *markdown_rows(["megapixels", "seconds", "GB at most"], cells)] if cells else []
+    keys = ("seconds", "first_map_seconds", "peak_gb")
+    cells = [[str(f["pictures"]), *(f"{f[key]:.2f}" for key in keys)] for f in result["folders"] or []]
+    lines += ["", *markdown_rows(["pictures", "seconds", "until the first map", "GB at most"], cells)] if cells else []
+    if training := result["head_only_training"]:
+        lines += [
+            "",
+            "Head-only training on {images} images, {epochs} epochs: {seconds:.1f} s; bare pass {bare_seconds:.1f} s.",
+        ]
+        lines[-1] = lines[-1].format(**training)
     return "\n".join(lines) + "\n"
 
 

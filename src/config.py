@@ -17,7 +17,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 ENGINES = ("auto", "torch", "openvino", "openvino-int8")  # see backbone.engines
 # All that start with LEATHER_.
 VARIABLES = "DATA SAMPLE OUTPUT SOURCE NORMAL_CLASS PRESET PROTOCOL WEIGHTS EPOCHS LOCALISATION ENGINE TINY"
-OF_TESTS = "TEST_NOISE FUZZ_CASES"
+OF_TESTS = "TEST_NOISE FUZZ_CASES CASES"
 
 
 def setting(name: str, default: str | int, *, allowed: tuple[str, ...] = ()) -> str | int:

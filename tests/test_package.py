@@ -66,6 +66,14 @@ def test_the_shipped_backbone_travels_along_and_output_goes_into_the_current_fol
 def test_no_file_of_weights_is_read_but_by_the_one_loader():
     """timm and torch run code of a pickle unless each call says otherwise."""
     places = [path for folder in ("src", "tools", "benchmarks") for path in (paths.root / folder).rglob("*.py")]
-    for call in ("torch.load(", "load_checkpoint(", "pickle.", "joblib.load(", '"file": str(', "allow_pickle=True"):
-        found = [path.name for path in places if call in path.read_text(encoding="utf-8")]
-        assert set(found) <= {"files.py" if call == "torch.load(" else "checkpoints.py"}, call
+    for call in (
+        "torch.load(",
+        "models.load_checkpoint(",
+        "helpers import load_checkpoint",
+        "pickle.",
+        "joblib.load(",
+        '"file": str(',
+        "allow_pickle=True",
+    ):
+        users = [path.name for path in places if call in path.read_text(encoding="utf-8")]
+        assert set(users) <= {"files.py" if call == "torch.load(" else "checkpoints.py"}, call

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,8 @@ def kill_after(process: subprocess.Popen, seconds: float) -> bool:
         if select.select([process.stdout], [], [], min(left, 0.05))[0] and not os.read(process.stdout.fileno(), 65536):
             time.sleep(0.01)  # its output is closed
     at_work = process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it ended by itself
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
     return at_work

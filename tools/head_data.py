@@ -21,11 +21,11 @@ from tqdm import tqdm
 from src.data.pictures import is_picture, load_image
 from src.eda.copies import copy_groups, near_duplicates
 from src.files import load_tensors, save_tensors
+from src.localisation.channels import CELL, distance_channels, fine_picture, on_cells, pixel_channels
 from src.localisation.encoder import TILE, Encoder
-from src.localisation.head import CELL, distance_channels, fine_picture, on_cells, pixel_channels
 from src.localisation.references import gather, own_distances, sample_rows
-from src.synthetic.painter import paint_picture
 from tools.boxes import BOX, box_mask, read_boxes
+from tools.paintings import paint_picture
 
 ALIKE = 0.6  # correlation from which two textures are copies of one original, whatever their colour
 LARGEST_GROUP = 10  # pictures; larger groups of copies stay in training

@@ -26,8 +26,9 @@ from tqdm import trange
 from src.backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
 from src.config import paths
 from src.files import identity_of
+from src.localisation.channels import FINE
 from src.localisation.encoder import TILE, Encoder
-from src.localisation.head import FINE, DefectHead, Head, HeadFacts, save_head
+from src.localisation.head import DefectHead, Head, HeadFacts, load_head, save_head
 from tools.boxes import BOX, USES, shown_boxes, targets
 from tools.head_data import (
     SIDE,
@@ -157,6 +158,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, nargs="+", default=(5, 7, 9, 11), help="whose tokens the head reads")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one head each; the first is kept")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--start", type=Path, help="file of a head that training goes on from")
+    parser.add_argument("--rate", type=float, default=RATE, help="highest learning rate")
     parser.add_argument("--groups", type=int, help="of like textures that are painted on (default: all)")
     parser.add_argument("--box-use", choices=USES, default=BOXES, help="what real defects in boxes count as")
     parser.add_argument("--references", choices=REFERENCES, default=SAME, help="leathers that references are of")
@@ -179,9 +182,14 @@ def main() -> None:
         "backbone": backbone.weights,
         "date": datetime.date.today().isoformat(),
     }
+    settings = {"epochs": options.epochs, "boxes": options.box_use, "references": options.references}
+    settings["rate"], start = options.rate, options.start and load_head(options.start, backbone)
+    if options.start and start is None:
+        raise ValueError(f"{options.start} is no head for {backbone.weights}; give one of the same weights and blocks")
+    if start:
+        made["start"] = f"the head of {start.facts.made['date']}, seed {start.facts.made['seed']}"
     for seed in options.seeds:
-        settings = {"epochs": options.epochs, "boxes": options.box_use, "references": options.references}
-        network, fitted = fit_head(prepared, seed=seed, **settings)
+        network, fitted = fit_head(prepared, seed=seed, start=start and start.network, **settings)
         validation = fitted.pop("validation")
         print(json.dumps({"seed": seed} | fitted | validation, indent=1))
         facts = HeadFacts(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 
 import torch
+from torch import Tensor, nn
 
 FEW_IMAGES = 256  # below this, starting worker processes takes longer than it saves
 SHARED = "/dev/shm"  # where Linux keeps what processes hand over; Docker gives it 64 MB
@@ -40,6 +42,21 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, precision)
+
+
+def training_gain(network: nn.Module, inputs: Tensor, precision: torch.dtype) -> float:
+    """How many times as fast as in float32 the network learns from inputs: best of 3 steps each, taken in turns."""
+    seconds = {torch.float32: [], precision: []}
+    for _ in range(4):  # the first warms up
+        for data_type, taken in seconds.items():
+            started = time.perf_counter()
+            with autocast(inputs.device, data_type):
+                answers = network(inputs)
+            answers.float().square().mean().backward()
+            getattr(torch, inputs.device.type).synchronize()
+            taken.append(time.perf_counter() - started)
+    network.zero_grad(set_to_none=True)
+    return min(seconds[torch.float32][1:]) / min(seconds[precision][1:])
 
 
 def choose_workers(wanted: int | None, images: int, device: torch.device) -> int:

@@ -46,6 +46,9 @@ def load_checkpoint(
         raise CheckpointError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}: it says {content.get('format')}")
     with fitting(path):
         names, state = tuple(content["class_names"]), content["state"]
+        side, places = content["settings"].get("image_size"), state.get("backbone.pos_embed")
+        if side and places is not None and side**2 > 4096 * places.shape[1]:  # patches of over 64 px: no such network
+            raise ValueError(f"image_size is {side}, which its {places.shape[1]} positions do not cover")
         model = ViTMultiClassClassifier(len(names), False, class_names=names, **content["settings"])
         model.normal_features = state["normal_features"].clone()  # the bank's length is the checkpoint's
         model.load_state_dict(state)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 from tqdm import tqdm
 
-from ..backbone.device import choose_precision, choose_workers
+from ..backbone.device import choose_precision, choose_workers, training_gain
 from ..config import Config, paths
 from ..data.tables import picture_identities
 from ..files import fitting, identity_of, load_tensors, save_tensors, writing
@@ -37,13 +37,14 @@ log = logging.getLogger(__name__)
 
 TRAINING_VERSION = 2  # raise it when the same settings no longer give the same weights
 SPREAD_IMAGES = 512  # training images that the features are standardised by, where all weights are trained
-RESULTS = ("history", "best_epoch", "best_state", "precision")  # with these parts the state file holds a training
+WORTH_IT = 1.1  # half precision that gains less, as measured in a few steps, is not taken
+RESULTS = ("history", "best_epoch", "best_state", "precision", "gain")  # what the state file holds of a finished one
 RESUMED = ("optimizer", "scheduler", "scaler")
 MIXED = {"torch.float32": "no", "torch.bfloat16": "bf16", "torch.float16": "fp16"}  # accelerate's names
 
 
 class Network(nn.Module):
-    """Logits (n, classes) of images or, where only the head is trained, of features. Accelerate's, for a training."""
+    """Logits (n, classes) of images or, for a head alone, of features. accelerate changes it, so it is no model."""
 
     def __init__(self, model: ViTMultiClassClassifier, *, head_only: bool) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Epochs:
         self.precision = str(choose_precision(self.device, config.precision))
         if self.precision == "torch.float16" and self.device.type == "cpu":  # accelerate would leave it out, unsaid
             raise ValueError("precision is float16, which needs a GPU; take bfloat16 or float32")
-        self.history, self.best_epoch, self.best_state, self.resumed = [], 0, _copy(model), {}
+        self.history, self.best_epoch, self.best_state, self.gain, self.resumed = [], 0, _copy(model), None, {}
         # Changes with everything that decides the weights, and with nothing else.
         settings = config.but(workers=None, weights=weights_identity(config.weights)).to_dict()
         rows = self.table[self.table["part"] != "test"]
@@ -89,8 +90,8 @@ class Epochs:
         self.resumed = load_tensors(self.state_file)
         if self.resumed.get("identity") != self.identity:
             raise ValueError(
-                f"{self.state_file} belongs to a training with other settings or images. Pass resume=False to start "
-                "anew and overwrite it, or give this run another name."
+                f"{self.state_file} belongs to a training with other settings or images. Pass resume=False (--anew) to "
+                "start anew and overwrite it, or give this run another name."
             )
         with fitting(self.state_file, remedy="pass resume=False to start anew"):
             for name in RESULTS:
@@ -105,17 +106,16 @@ class Epochs:
             return
         if first == 1 and model.feature_blocks and (self.head_only or not config.head_epochs):
             self._measure_spread()  # otherwise the head start has done it
-        train, validation = self._dataset("train"), self._dataset("validation")
+        self.parts = {part: self._part(part) for part in ("train", "validation")}
         self._accelerate()
-        epochs = tqdm(
-            range(first, config.epochs + 1), "epochs", config.epochs, initial=first - 1, disable=not self.writes
-        )
-        events = tensorboard.open_log(log_folder, first_epoch=first) if self.writes else nullcontext()
+        left, hidden = range(first, config.epochs + 1), not self.writes
+        epochs = tqdm(left, "epochs", config.epochs, initial=first - 1, unit="epoch", disable=hidden)
+        events = nullcontext() if hidden else tensorboard.open_log(log_folder, first_epoch=first)
         with writing(log_folder), events as writer, epochs:
             if writer and first == 1:
                 tensorboard.write_images(writer, model, self.table)
             for epoch in epochs:
-                row, matrix = self._run_epoch(epoch, train, validation)
+                row, matrix = self._run_epoch(epoch)
                 if writer:
                     tensorboard.write_epoch(writer, row, model)
                 epochs.set_postfix({k: f"{row[k]:.3f}" for k in ("loss_train", "loss_val", "acc_train", "acc_val")})
@@ -124,25 +124,35 @@ class Epochs:
 
     def _accelerate(self) -> None:
         """Makes optimiser and network ready, as they were after the last epoch."""
-        model, config = self.model, self.config
+        model, config, self.network = self.model, self.config, Network(self.model, head_only=self.head_only)
+        groups = parameter_groups(model, config)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+        if not (self.resumed or self.head_only) and config.precision == "auto" and self.precision != str(torch.float32):
+            self._measure_precision()
         AcceleratorState._reset_state()  # an earlier training in this process may have had another precision
         unused = bool(model.feature_blocks) and not self.head_only  # the final norm has no part in features of blocks
         options = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)
         self.accelerator = Accelerator(mixed_precision=MIXED[self.precision], kwargs_handlers=[options])
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, config), weight_decay=config.weight_decay)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=config.epochs)
         self.scaler = self.accelerator.scaler or torch.amp.GradScaler(enabled=False)
-        self.network = Network(model, head_only=self.head_only)
         self.shared, self.stepper = self.accelerator.prepare(self.network, self.optimizer)
         with fitting(self.state_file, remedy="pass resume=False to start anew"):
             for name in RESUMED if self.resumed else ():
                 getattr(self, name).load_state_dict(self.resumed[name])
 
-    def _run_epoch(self, epoch: int, train: Dataset, validation: Dataset) -> tuple[dict[str, float], np.ndarray]:
+    def _measure_precision(self) -> None:
+        """Keeps half precision only where a few steps gain by it; all processes go by the main one's clock."""
+        share, side = -(-self.config.batch_size // self.processes.num_processes), self.model.image_size
+        images, half = torch.zeros(share, 3, side, side, device=self.device), getattr(torch, self.precision[6:])
+        (self.gain, *_) = gather_object([training_gain(self.network.train(), images, half)])
+        log.info("%s: %.2f times as fast as float32 here, measured", self.precision, self.gain)
+        self.precision = self.precision if self.gain >= WORTH_IT else str(torch.float32)
+
+    def _run_epoch(self, epoch: int) -> tuple[dict[str, float], np.ndarray]:
         """The epoch's row of the history, and the confusion matrix on validation; the state is kept."""
-        started, rate, targets = time.monotonic(), self.optimizer.param_groups[0]["lr"], self._targets("validation")
-        loss_train, acc_train = self._train(epoch, train)
-        logits = self._validate(validation)
+        started, rate = time.monotonic(), self.optimizer.param_groups[0]["lr"]
+        loss_train, acc_train = self._train(epoch, *self.parts["train"])
+        logits, targets = self._validate(*self.parts["validation"])
         loss_val = self._checked(F.cross_entropy(logits, targets), "on validation")
         self.scheduler.step()
         row = {"epoch": epoch, "loss_train": loss_train, "loss_val": loss_val, "acc_train": acc_train}
@@ -158,9 +168,9 @@ class Epochs:
             save_tensors(state, self.state_file)
         return row, confusion_matrix(targets, logits.argmax(1), labels=range(len(self.model.class_names)))
 
-    def _train(self, epoch: int, dataset: Dataset) -> tuple[float, float]:
+    def _train(self, epoch: int, dataset: Dataset, targets: Tensor) -> tuple[float, float]:
         """Mean loss and accuracy of a pass that changes the weights."""
-        config, accelerator, all_targets = self.config, self.accelerator, self._targets("train").to(self.device)
+        config, accelerator, targets = self.config, self.accelerator, targets.to(self.device)
         # Seeding each epoch by its number makes a resumed training see the same order and the same dropout.
         seed, count = config.seed * 100_003 + epoch, len(dataset)
         torch.manual_seed(seed + 10_007 * self.processes.process_index)
@@ -168,16 +178,16 @@ class Epochs:
         group = config.batch_size * config.accumulate_batches
         loss_sum = correct = done = 0
         for inputs, indices in self._batches(dataset, torch.Generator().manual_seed(seed)):
-            start, done, targets = done, min(done + config.batch_size, count), all_targets[indices]
+            start, done = done, min(done + config.batch_size, count)
             has_share = self.processes.process_index < done - start
             is_step = done % group == 0 or done == count
             with nullcontext() if is_step else accelerator.no_sync(self.shared):
                 logits = self.shared(inputs)
-                losses = has_share * F.cross_entropy(logits, targets, reduction="sum")
+                losses = has_share * F.cross_entropy(logits, targets[indices], reduction="sum")
                 in_group = min(group, count - start // group * group)  # the last group may be smaller
                 accelerator.backward(losses * self.processes.num_processes / in_group)  # of processes the mean is taken
             loss_sum += self._checked(losses, f"of epoch {epoch} after {start} images")
-            correct += has_share * int((logits.argmax(1) == targets).sum())
+            correct += has_share * int((logits.argmax(1) == targets[indices]).sum())
             if is_step:
                 self.stepper.step()
                 self.stepper.zero_grad()
@@ -185,14 +195,14 @@ class Epochs:
         return loss_sum / count, correct / count
 
     @torch.inference_mode()
-    def _validate(self, dataset: Dataset) -> Tensor:
-        """Logits (n, classes), on the CPU, of a pass that changes nothing."""
+    def _validate(self, dataset: Dataset, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes), on the CPU, of a pass that changes nothing, and the classes."""
         self.network.eval()
         answers = torch.empty(len(dataset), len(self.model.class_names))
         mine = [(indices.cpu(), self.network(inputs).cpu()) for inputs, indices in self._batches(dataset)]
         for indices, logits in gather_object(mine):
             answers[indices] = logits  # by index: what two processes have taken counts once
-        return answers
+        return answers, targets
 
     def _batches(self, dataset: Dataset, order: torch.Generator | None = None) -> Iterator[list[Tensor]]:
         """Inputs and indices of this process's share of each batch, in a random order or in the data's own."""
@@ -212,25 +222,19 @@ class Epochs:
             )
         return loss.item()
 
-    def _rows(self, part: str) -> pd.DataFrame:
+    def _part(self, part: str) -> tuple[Dataset, Tensor]:
+        """Inputs, each with its index, and classes (n,)."""
         rows = self.table[self.table["part"] == part]
         if rows.empty:
             raise ValueError(f"the table has no image of part {part}; make it by splits.split_index")
-        return rows
-
-    def _targets(self, part: str) -> Tensor:
-        return torch.from_numpy(self.model.classes.indices(self._rows(part)["label"]))
-
-    def _dataset(self, part: str) -> Dataset:
-        """Inputs, and beside each its index."""
-        rows = self._rows(part)
+        targets, indices = torch.from_numpy(self.model.classes.indices(rows["label"])), torch.arange(len(rows))
         if self.head_only:
-            return TensorDataset(self._features(rows), torch.arange(len(rows)))
-        return PictureDataset(rows, self.model.transform, torch.arange(len(rows)))
+            return TensorDataset(self._features(rows), indices), targets
+        return PictureDataset(rows, self.model.transform, indices), targets
 
     def _measure_spread(self) -> None:
         """Mean and deviation of the features on the backbone as it is."""
-        rows = self._rows("train")
+        rows = self.table[self.table["part"] == "train"]
         if not self.head_only and len(rows) > SPREAD_IMAGES:
             rows = rows.sample(SPREAD_IMAGES, random_state=self.config.seed)
         self.model.set_feature_spread(self._features(rows, raw=True))

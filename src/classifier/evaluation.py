@@ -206,6 +206,7 @@ def describe_run(
         "normal_bank": len(model.normal_features),
         "device": result.device,
         "precision": result.precision,
+        "half_precision_gain": result.gain,
         "seconds": float(result.seconds),
         **describe_machine(),
     }

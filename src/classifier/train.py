@@ -40,7 +40,7 @@ def train(preset: str | None, *, resume: bool) -> None:
     images = tables.read_image_list(root, listed) if listed.is_file() else tables.index_images(root)
     table = splits.split_index(images, config.protocol, seed=config.seed)
     model = create_model(config, tables.classes_of(images))
-    result = training.train_model(model, table, config, resume=resume)
+    result = training.train_model(model, table, config, models=paths.models, logs=paths.logs, resume=resume)
     if not result.is_main_process:
         return
     reports, checkpoint = paths.reports / run / "resultados_multiclase", paths.models / f"{run}.pth"

@@ -26,6 +26,7 @@ class TrainingResult:
     seconds: float  # of training, interruptions left out
     device: str
     precision: str
+    gain: float | None = None  # times as fast as float32 half precision was at the start; None: not measured
     is_main_process: bool = True  # of several that train together one writes files
 
 
@@ -73,7 +74,7 @@ def train_model(
             raise
         finally:  # after an interruption too: half an epoch's weights would spoil the next call
             model.load_state_dict(epochs.best_state)
-    history, about = pd.DataFrame(epochs.history), (str(epochs.device), epochs.precision, epochs.writes)
+    history, about = pd.DataFrame(epochs.history), (str(epochs.device), epochs.precision, epochs.gain, epochs.writes)
     return TrainingResult(history, epochs.best_epoch, history["seconds"].sum(), *about)
 
 

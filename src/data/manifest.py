@@ -19,7 +19,14 @@ from .pictures import is_picture, load_image
 from .tables import HIDES, class_root, classes_of, index_images
 
 CLASSES, MVTEC = PARTS = (KAGGLE_FOLDER, MVTEC_FOLDER)
-OWN = ("manifest.json", "sample.json", "sample", "README.md")  # what this project keeps in data/ besides
+OWN = (
+    "manifest.json",
+    "sample.json",
+    "sample",
+    "hides",
+    "hides_truth",
+    "README.md",
+)  # what this project keeps in data/ besides
 
 
 class DataError(ValueError):

@@ -23,7 +23,7 @@ def draw_overlay(
     top: float,
     leather: np.ndarray | None = None,
 ) -> Image.Image:
-    """The picture, at most 1,600 px, under its map (h, w): magma, from clear at 0 to dense at ``top``.
+    """The picture, at most 1,600 px, under its map (h, w): magma, from clear at 0 to dense at ``top``, by its square.
 
     Outlines of regions are yellow. With ``leather``, bool (height, width), its outline is blue and the table darker.
     """
@@ -33,7 +33,8 @@ def draw_overlay(
     heights = Image.fromarray(np.clip(values / top, 0, 1).astype(np.float32)).resize(shown.size)
     share = np.clip(np.asarray(heights), 0, 1)[..., None]
     colours = mpl.colormaps["magma"](share[..., 0], bytes=True)[..., :3].astype(np.float32)
-    blended = np.asarray(shown) * (1 - OPACITY * share) + colours * (OPACITY * share)
+    opacity = OPACITY * share**2  # low values would look like dirt on the leather
+    blended = np.asarray(shown) * (1 - opacity) + colours * opacity
     outlines = [(np.array(region.outline), PREDICTED) for region in regions]
     if leather is not None:
         small = Image.fromarray(leather).resize(shown.size, Image.Resampling.NEAREST)
@@ -43,5 +44,6 @@ def draw_overlay(
     drawn = Image.fromarray(blended.astype(np.uint8))
     pen = ImageDraw.Draw(drawn)
     for points, colour in outlines:
-        pen.line([tuple(point) for point in points * scale], fill=colour, width=max(2, SIDE // 500), joint="curve")
+        for fill, width in (("black", 5), (colour, 3)):  # seen on leather of any colour
+            pen.line([tuple(point) for point in points * scale], fill=fill, width=width, joint="curve")
     return drawn

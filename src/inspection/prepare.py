@@ -22,7 +22,7 @@ from ..classifier.checkpoints import load_checkpoint
 from ..classifier.model import ViTMultiClassClassifier
 from ..classifier.predict import trained_side
 from ..data.pictures import UnreadableImageError, load_image, load_mask, picture_size
-from ..files import load_tensors, save_tensors
+from ..files import fitting, load_tensors, save_tensors
 from ..localisation.encoder import TILE, Encoder, camera_zoom
 from ..localisation.head import find_head
 from ..localisation.localise import Detector, leather_patches, without_table
@@ -75,7 +75,9 @@ def make_judge(found: Found, normals: Found | None, options: Options, *, kept: P
     share = max(1, len(found.pictures) / SIZED)
     _announce(detector, {found.pictures[one]: sizes[one] for one in todo if one in sizes}, share, waiting, read)
     if kept.is_file():
-        detector, names = _restored(detector, load_tensors(kept))
+        remedy = "remove it and inspect again"
+        with fitting(kept, remedy=remedy):
+            detector, names = _restored(detector, load_tensors(kept, remedy=remedy))
     else:
         detector, names = _compare(detector, {one: compared[one] for one in chosen}, read)
         _keep(detector, names, kept)

@@ -14,12 +14,13 @@ from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.pictures import load_image, load_mask
+from ..data.pictures import UnreadableImageError, load_image, load_mask
+from .channels import FINE, cells_of, distance_channels, fine_picture, gaussian_blur, on_cells, pixel_channels
 from .encoder import Encoder
-from .head import FINE, Head, cells_of, distance_channels, fine_picture, gaussian_blur, on_cells, pixel_channels
+from .head import Head
 from .references import References, choose_pictures, own_distances
 from .regions import Judgement, Thresholds, judge_map
-from .stream import each_picture, readable
+from .stream import each_picture
 
 EVALUATION_SIZE = 256, 256  # px at which maps and masks are compared, as most of the field does
 PATCH_SHARE = 0.9  # of a patch that has to be leather, for its tokens to be compared with
@@ -161,8 +162,12 @@ class Localisation:
 
 def read_tokens(encoder: Encoder, test: pd.DataFrame) -> list[Tensor]:
     """Tokens of every image of a table: its one way through the network. Raises UnreadableImageError."""
-    answers = each_picture(encoder, list(test["path"]), lambda path, picture, tokens: tokens)
-    return [readable(answer) for _, answer in tqdm(answers, total=len(test), desc="tokens", unit="img")]
+    answers, tokens = each_picture(encoder, list(test["path"]), lambda path, picture, its_tokens: its_tokens), []
+    for _, answer in tqdm(answers, total=len(test), desc="tokens", unit="img"):
+        if isinstance(answer, UnreadableImageError):
+            raise answer
+        tokens.append(answer)
+    return tokens
 
 
 def localise(detector: Detector, test: pd.DataFrame, tokens: list[Tensor], *, among: bool = False) -> Localisation:

@@ -6,7 +6,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import suppress
+from math import prod
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,20 +19,17 @@ from .encoder import Encoder
 
 LARGE = 3_000_000  # pixels from which on a picture has the machine for itself: all cores, and no other in memory
 
-Answer = TypeVar("Answer")
-Answers = list[tuple[str, Answer | UnreadableImageError]]
-
 
 def each_picture(
-    encoder: Encoder, paths: Sequence[str], work: Callable[[str, Image.Image, Tensor], Answer]
-) -> Iterator[tuple[str, Answer | UnreadableImageError]]:
-    """Each file with what ``work`` makes of its path, picture and tokens, or why it cannot be read; in order.
+    encoder: Encoder, paths: Sequence[str], work: Callable[[str, Image.Image, Tensor], Any]
+) -> Iterator[tuple[str, Any]]:
+    """Each file with what ``work`` makes of its path, picture and tokens, or its UnreadableImageError; in order.
 
     ``work`` runs in as many threads as there are cores; neighbours share the engine's batches. An answer is given while
     the next pictures are under way.
     """
     threads, own_threads = os.cpu_count() or 1, torch.get_num_threads()
-    under_way: deque[Future[Answers]] = deque()
+    under_way: deque[Future] = deque()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for group, is_large in _groups(paths, encoder.engine.pictures_at_once):
             while len(under_way) > (0 if is_large else threads):
@@ -44,45 +43,29 @@ def each_picture(
     torch.set_num_threads(own_threads)  # of threads to come
 
 
-def readable(answer: Answer | UnreadableImageError) -> Answer:
-    """An answer of `each_picture`; raises the error that it is."""
-    if isinstance(answer, UnreadableImageError):
-        raise answer
-    return answer
-
-
 def _groups(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], bool]]:
     """Neighbours that go together, and whether it is one large picture."""
     group: list[str] = []
     for path in paths:
-        is_large = _pixels(path) > LARGE
+        is_large = False
+        with suppress(UnreadableImageError):  # reading says so, in its turn
+            is_large = prod(picture_size(path)) > LARGE
         if group and (is_large or len(group) == most):
             yield group, False
             group = []
+        group.append(path)
         if is_large:
-            yield [path], True
-        else:
-            group.append(path)
+            yield group, True
+            group = []
     if group:
         yield group, False
 
 
-def _pixels(path: str) -> int:
-    try:
-        width, height = picture_size(path)
-    except UnreadableImageError:  # reading says so, in its turn
-        return 0
-    return width * height
-
-
-def _answers(encoder: Encoder, paths: list[str], work: Callable[[str, Image.Image, Tensor], Answer]) -> Answers:
+def _answers(encoder: Encoder, paths: list[str], work: Callable[..., Any]) -> list[tuple[str, Any]]:
     pictures = [_read(path) for path in paths]
     tokens = encoder.tokens_of(picture for picture in pictures if isinstance(picture, Image.Image))
-    answers: Answers = []
-    for path, picture in zip(paths, pictures, strict=True):
-        is_read = isinstance(picture, Image.Image)
-        answers.append((path, work(path, picture, next(tokens)) if is_read else picture))
-    return answers
+    pairs = zip(paths, pictures, strict=True)
+    return [(path, work(path, each, next(tokens)) if isinstance(each, Image.Image) else each) for path, each in pairs]
 
 
 def _read(path: str) -> Image.Image | UnreadableImageError:

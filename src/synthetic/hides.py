@@ -44,8 +44,9 @@ def draw_table_hide(
         raise ValueError(f"cannot draw {size} px of {brightness} leather on the table {table!r}: see {TABLES}")
     shape = round(ASPECT * size), size
     leather = _outline(generator, shape)
-    hide = replace(draw_hide(generator, colour=_colour(generator, table, brightness)), grain_size=3.2, pore_density=0)
-    surface = np.float32(render_leather(generator, size, hide=hide, drift=0.3)[: shape[0]])
+    hide = draw_hide(generator, colour=_colour(generator, table, brightness))
+    hide = replace(hide, grain_size=3.2, pore_density=0, mottle=hide.mottle / 4)  # from far, and evenly dyed
+    surface = np.float32(render_leather(generator, size, hide=hide, drift=0.15)[: shape[0]])
     numbers = _paint_defects(surface, leather, generator, defects, light=hide.light)
     ground = _table(generator, shape, table)
     shadow = gaussian_filter(np.roll(np.float32(leather), (3, 2), axis=(0, 1)), 4)

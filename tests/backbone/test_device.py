@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from src.backbone import device
-from src.backbone.device import autocast, choose_device, choose_precision, choose_workers
+from src.backbone.device import autocast, choose_device, choose_precision, choose_workers, training_gain
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -76,3 +78,17 @@ def test_autocast_changes_the_type_of_products():
         assert (product @ product).dtype == torch.bfloat16
     with autocast(CPU, torch.float32):
         assert (product @ product).dtype == torch.float32
+
+
+class Slow(nn.Linear):
+    """Takes 20 ms where it is not in half precision."""
+
+    def forward(self, inputs):
+        time.sleep(0 if torch.is_autocast_enabled("cpu") else 0.02)
+        return super().forward(inputs)
+
+
+def test_the_gain_of_a_precision_is_measured_and_leaves_no_gradient():
+    network = Slow(4, 4)
+    assert training_gain(network, torch.ones(2, 4), torch.bfloat16) > 2
+    assert network.weight.grad is None

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from src.classifier import epochs
+from src.classifier.evaluation import describe_run
 from src.classifier.features import PictureDataset, compute_features
 from src.config import CLASS_NAMES
 from tests.classifier.conftest import CPU, changed, fresh, train, weights
@@ -30,13 +32,13 @@ def losses(monkeypatch):
 # -- learning -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "epochs"), [("all", 6), ("head", 6)])
-def test_it_learns_the_easy_set(table, config, tmp_path, mode, epochs):
+@pytest.mark.parametrize(("mode", "last"), [("all", 6), ("head", 6)])
+def test_it_learns_the_easy_set(table, config, tmp_path, mode, last):
     model = fresh(config.but(train_mode=mode))
-    result = train(model, table, config.but(train_mode=mode, epochs=epochs, dropout=0.0), tmp_path)
+    result = train(model, table, config.but(train_mode=mode, epochs=last, dropout=0.0), tmp_path)
     best = result.history.iloc[result.best_epoch - 1]
     assert best["acc_val"] >= 0.6 and best["loss_val"] < result.history["loss_val"].iloc[0]  # chance is 1/6
-    assert list(result.history["epoch"]) == list(range(1, epochs + 1))
+    assert list(result.history["epoch"]) == list(range(1, last + 1))
     assert (result.device, result.precision) == ("cpu", "torch.float32")
     assert result.seconds == pytest.approx(result.history["seconds"].sum()) and result.seconds > 0
 
@@ -172,7 +174,7 @@ def all_of(rows, model):
 @pytest.fixture
 def plain_descent(monkeypatch):
     """Steps that are proportional to the gradient; those of Adam would hide a wrong factor."""
-    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, weight_decay: torch.optim.SGD(groups))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
 
 
 def test_a_step_follows_the_mean_loss_of_its_images(table, config, tmp_path, plain_descent):
@@ -258,3 +260,25 @@ def test_the_best_epoch_is_kept(table, config, tmp_path, monkeypatch, right, mar
     assert list(result.history["acc_val"]) == pytest.approx([count / 12 for count in right])
     assert not changed(kept[best - 1], model)
     assert changed(kept[best % 4], model)
+
+
+# -- precision ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(1.05, "torch.float32"), (1.4, "torch.bfloat16")])
+def test_half_precision_is_taken_where_it_is_measured_to_gain(table, config, tmp_path, monkeypatch, gain, precision):
+    config, measured = config.but(precision="auto", epochs=1), []
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(epochs, "training_gain", lambda *_: measured.append(1) or gain)
+    kinds = []
+    model = fresh(config)
+    model.classifier[1].register_forward_hook(lambda _, __, answers: kinds.append(answers.dtype))
+    for _ in range(2):  # the second time it is read from the state file
+        result = train(model, table, config, tmp_path)
+        assert (result.precision, result.gain) == (precision, gain)
+    assert len(measured) == 1 and {str(kind) for kind in kinds} == {precision}
+    assert describe_run(config, model, table, result, dataset="tiny")["half_precision_gain"] == gain
+
+
+def test_a_precision_that_is_asked_for_is_not_measured(table, config, tmp_path):
+    assert train(fresh(config), table, config.but(epochs=1, precision="bfloat16"), tmp_path).gain is None

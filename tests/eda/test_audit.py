@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.ensemble import RandomForestClassifier
 
 from src.config import CLASS_NAMES
 from src.data.tables import index_images, read_image_list, write_image_list
+from src.eda import audit as audit_module
 from src.eda.audit import audit, colour_only_baseline
 from src.eda.describe import describe_images
 from src.synthetic.leather import render_leather
@@ -128,3 +130,19 @@ def test_two_and_seven_classes(tmp_path, names):
     audited = audit(describe_images(index_images(tmp_path), progress=False), progress=False)
     assert audited.report["images"] == 12 * len(names)
     assert audited.report["colour_only_baseline"]["random"]["chance"] == pytest.approx(1 / len(names))
+
+
+def test_classes_of_three_pictures_need_no_validation_part(tmp_path, monkeypatch):
+    """The forest of colours has no use for one."""
+    monkeypatch.setattr(
+        audit_module, "RandomForestClassifier", lambda *_, **__: RandomForestClassifier(5, random_state=0)
+    )
+    generator = np.random.default_rng(0)
+    for label in ("bad", "good"):
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            pixels = generator.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    described = describe_images(index_images(tmp_path), progress=False)
+    figures = audit(described, progress=False).report["colour_only_baseline"]
+    assert list(figures) == ["random"] and figures["random"]["n"] == 2

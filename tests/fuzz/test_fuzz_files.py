@@ -143,9 +143,7 @@ def test_damaged_weights_end_in_nothing_but_their_error(folder, model, changes, 
 
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(-(10**6), 10**6), st.floats(), st.text(max_size=8))
-TENSORS = st.sampled_from(
-    [torch.zeros(0), torch.ones(3), torch.full((2, 2), torch.nan), torch.arange(4), torch.ones(64)]
-)
+TENSORS = st.sampled_from([torch.zeros(0), torch.ones(3), torch.full((2, 2), torch.nan), torch.arange(4)])
 VALUES = st.recursive(
     PLAIN | TENSORS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
 )
@@ -210,32 +208,14 @@ def test_a_damaged_archive_is_refused_or_whole(folder, packed, changes, number):
     file.write_bytes(damaged(whole, changes))
     data = folder / "place" / "data"
     if unpack(file, data) is None and file.suffix != ".tar":  # a plain tar has no checksum of what it holds
-        assert all(
-            (data / name).read_bytes() == files[name].read_bytes() for name in files_below(data) if name in files
-        )
+        same = {name: path.read_bytes() for name, path in files.items() if (data / name).is_file()}
+        assert all((data / name).read_bytes() == content for name, content in same.items())
 
 
+HOSTILE = ["..", ".", "", "pinhole", "C:", "mvtec", "train", "good", "a.png", "/etc", "~", "\\..", "ä\\..\\..", "nul\0"]
+HOSTILE += ["x" * 300]
 NAMES = st.lists(
-    st.sampled_from(
-        [
-            "..",
-            ".",
-            "",
-            "pinhole",
-            "C:",
-            "mvtec",
-            "train",
-            "good",
-            "a.png",
-            "/etc",
-            "~",
-            "\\..",
-            "ä\\..\\..",
-            "x" * 300,
-            "nul\0",
-        ]
-    )
-    | st.text(max_size=5),
+    st.sampled_from(HOSTILE) | st.text(max_size=5),
     min_size=1,
     max_size=5,
 ).map("/".join)

@@ -1,7 +1,13 @@
 """A run from a folder to its tables, with a small random network."""
 
 import json
+import os
+import random
+import re
 import shutil
+import signal
+import time
+from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
@@ -9,6 +15,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from src.classifier.checkpoints import save_checkpoint
+from src.classifier.predict import class_probabilities, tiles_at
 from src.files import load_tensors
 from src.inspection import prepare, run
 from src.inspection.export import safe_name
@@ -45,11 +53,12 @@ def plain(monkeypatch, backbone):
 
 
 def contents(folder):
-    """All files of a run but for times."""
+    """The bytes of all files of a run; times are left out of the two files that hold them."""
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    about = json.loads(files.pop("inspection.json"))
-    files.pop("index.html", None)
-    return files, about | {"seconds": 0}
+    for name in ("inspection.json", "index.html"):
+        files[name], count = re.subn(rb'"seconds": ?[\d.]+', b"", files[name])
+        assert count == 1
+    return files
 
 
 def test_a_folder_becomes_tables_overlays_and_a_row_for_what_is_broken(leather, plain, tmp_path):
@@ -86,6 +95,27 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(leather, netw
         inspect([str(leather)], Options(), output=tmp_path / "again")
     assert len(list((tmp_path / "again" / "leather" / "pictures").glob("*"))) == stop
     folder, _ = inspect([str(leather)], Options(), output=tmp_path / "again")
+    assert contents(folder) == contents(whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")
+def test_killed_at_ten_random_moments_it_ends_with_the_same_files(leather, network, tmp_path):
+    started = time.perf_counter()
+    whole, _ = inspect([str(leather)], Options(), output=tmp_path / "whole")
+    seconds, moments, done = time.perf_counter() - started, random.Random(0), []
+    folder = tmp_path / "killed" / "leather"
+    for _ in range(10):
+        process = get_context("fork").Process(
+            target=inspect, args=([str(leather)], Options()), kwargs={"output": folder.parent}
+        )
+        process.start()
+        process.join(moments.uniform(0.15, 0.5) * seconds)
+        process.kill()  # SIGKILL
+        process.join()
+        done.append((process.exitcode, len(list(folder.glob("pictures/*.json")))))
+    print("exit code and pictures done after each:", done)
+    assert any(code == -signal.SIGKILL for code, _ in done)
+    inspect([str(leather)], Options(), output=folder.parent)
     assert contents(folder) == contents(whole)
 
 
@@ -161,3 +191,20 @@ def test_a_strip_beside_full_pictures_keeps_their_scale_and_does_not_alarm(tmp_p
     folder, _ = inspect([str(tmp_path / "camera")], Options(), output=tmp_path / "out")
     about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
     assert about["facts"]["zoom"] == 1 and about["verdicts"] == {"defective": 0, "good": 4, "error": 0}
+
+
+def test_regions_get_the_class_of_their_tiles_and_hides_their_measures(leather, plain, model, tmp_path):
+    save_checkpoint(model, tmp_path / "tiny.pth", run={"name": "nobody", "picture_side": 24})
+    options = Options(classifier=tmp_path / "tiny.pth", mm_per_pixel=0.5)
+    folder, _ = inspect([str(leather)], options, output=tmp_path / "out")
+    regions, pictures = (pd.read_csv(folder / name) for name in ("regions.csv", "inspection.csv"))
+    first = regions.iloc[0]
+    tiles = tiles_at(Image.open(leather / "0.png").convert("RGB"), tuple(first[["left", "top", "right", "bottom"]]), 24)
+    shares = class_probabilities(model, tiles).mean(0)
+    assert first["label"] == model.class_names[shares.argmax()] == pictures["class"][0]
+    assert first["label_probability"] == pytest.approx(shares.max(), abs=1e-3)
+    assert first["area_mm2"] == pytest.approx(first["area"] * 0.25, rel=1e-3)
+    assert pictures["area_m2"][0] == pytest.approx((96 * 0.5 / 1000) ** 2)
+    assert len(list((folder / "hides").glob("*.dxf"))) == 6 and (folder / "annotations.json").is_file()
+    about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
+    assert about["classifier"]["model"] == "tiny.pth" and "not known" in about["classifier"]["worth"]

@@ -253,3 +253,9 @@ def test_no_small_defect_is_lost_where_maps_are_compared():
 def test_smaller_masks_are_enlarged_and_masks_of_that_size_kept(side):
     mask = np.random.default_rng(0).random((side, side)) > 0.9
     assert (evaluated_mask(mask) == np.kron(mask, np.ones((256 // side, 256 // side), bool))).all()
+
+
+def test_a_test_part_without_images_is_named(make, test_rows):
+    detector, tokens = make("4-shot")
+    with pytest.raises(ValueError, match="no test image to localise on"):
+        localise(detector, test_rows[:0], tokens[:0])

@@ -24,6 +24,7 @@ FILES = {
 }
 # The keys of an entry: other tools read them.
 KEYS = {
+    "engine",
     "aupro_30",
     "backbone",
     "bank_patches",

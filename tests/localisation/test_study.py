@@ -1,5 +1,6 @@
 """The study of MVTec AD: all protocols with their controls, one pass for each picture, and what is said without it."""
 
+import shutil
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,3 +145,13 @@ def test_without_the_images_the_study_says_what_is_missing(backbone, tmp_path, c
         assert study_mvtec(tmp_path / "mvtec", untrained=backbone, trained=backbone, trained_on=[], seed=0) is None
     text = capsys.readouterr().out
     assert "left out" in text and "mvtec" in text and "1.0.download-datasets.ipynb" in text and not passes
+
+
+def test_copies_of_normal_images_are_left_out_with_a_warning(mvtec, root, same, trained, known, tmp_path, caplog):
+    """Each would be judged by its copy."""
+    shutil.copytree(root / "leather", tmp_path / "leather")
+    good = tmp_path / "leather" / "train" / "good"
+    shutil.copy(good / "000.png", good / "copy.png")
+    study = study_mvtec(tmp_path, untrained=same, trained=trained, trained_on=known, seed=0)
+    assert "1 normal images are copies and left out, the first is train/good/copy.png" in caplog.text
+    assert study.k_shot.facts["normal_images"] == 4

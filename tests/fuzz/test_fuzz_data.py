@@ -71,7 +71,7 @@ def written(folder, picture, changes, repair):
     return folder / "x.png"
 
 
-@limits(0.5)
+@limits(800)
 @given(picture=st.sampled_from(PICTURES), changes=damages(), repair=st.booleans())
 @example(picture=PICTURES[4], changes=[], repair=False)
 def test_a_damaged_picture_is_a_picture_or_a_named_error(folder, picture, changes, repair):
@@ -89,7 +89,7 @@ def test_a_damaged_picture_is_a_picture_or_a_named_error(folder, picture, change
             assert str(path) in str(error)
 
 
-@limits(0.15)
+@limits(250)
 @given(picture=st.sampled_from(PICTURES), changes=damages(), repair=st.booleans())
 def test_a_damaged_mask_is_a_mask_or_a_named_error(folder, picture, changes, repair):
     path = written(folder, picture, changes, repair)
@@ -100,7 +100,7 @@ def test_a_damaged_mask_is_a_mask_or_a_named_error(folder, picture, changes, rep
         assert str(path) in str(error)
 
 
-@limits(0.1)
+@limits(150)
 @given(
     value=st.integers(1, 65535),
     kind=st.sampled_from(("u1", "<u2", "<i4", "<f4")),
@@ -149,7 +149,7 @@ hides = st.one_of(
 )
 
 
-@limits(0.1)
+@limits(150)
 @given(content=st.one_of(hides, st.builds(damaged, st.just(GOOD_HIDES), damages())))
 def test_damaged_hides_are_hides_or_a_named_error(leather, content):
     (leather[0] / "hides.csv").write_bytes(content)
@@ -162,7 +162,7 @@ def test_damaged_hides_are_hides_or_a_named_error(leather, content):
         (leather[0] / "hides.csv").unlink()
 
 
-@limits(0.075)
+@limits(120)
 @given(changes=damages(), rows=st.one_of(st.none(), tables))
 def test_a_damaged_list_of_pictures_is_a_list_or_a_named_error(leather, changes, rows):
     file = leather[0].parent / "images.csv"
@@ -194,7 +194,7 @@ values = st.recursive(
 )
 
 
-@limits(0.05)
+@limits(80)
 @given(changes=damages(), value=st.one_of(st.just(...), values))
 def test_a_damaged_manifest_is_a_manifest_or_a_named_error(leather, changes, value):
     paths.manifest.write_bytes(damaged(leather[2], changes) if value is ... else json.dumps(value).encode())
@@ -205,7 +205,7 @@ def test_a_damaged_manifest_is_a_manifest_or_a_named_error(leather, changes, val
         assert str(paths.manifest) in str(error)
 
 
-@limits(0.025)
+@limits(50)
 @given(value=st.one_of(values, st.binary(max_size=30)))
 def test_a_damaged_list_of_a_sample_is_a_named_error(folder, value):
     (folder / "sample").mkdir(exist_ok=True)

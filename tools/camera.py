@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from .shapes import edge, log_uniform, noise, resize, turn, zoom
+from src.synthetic.shapes import edge, log_uniform, noise, resize, turn, zoom
 
 
 def another_piece(texture: np.ndarray, generator: np.random.Generator, *, piece: int) -> np.ndarray:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from src.synthetic.camera import another_piece, cast_light, change_leather, photograph, reframe
 from src.synthetic.leather import render_leather
+from tools.camera import another_piece, cast_light, change_leather, photograph, reframe
 
 TEXTURE = render_leather(np.random.default_rng(4), 128)
 
