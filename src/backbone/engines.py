@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 import warnings
 from collections import deque
@@ -110,7 +111,7 @@ class TorchEngine:
         self.pictures_at_once = 1 if backbone.device.type == "cpu" else IMAGES_AT_ONCE
         self._precision = choose_precision(backbone.device, "auto" if precision == "half" else precision)
         name = str(self._precision).removeprefix("torch.")
-        self.facts = {"engine": "torch", "precision": name, "reason": reason, "version": torch.__version__}
+        self.facts = {"engine": "torch", "precision": name, "reason": reason, "version": str(torch.__version__)}
 
     def tokens(self, images: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """Of each picture, uint8 (h, w, 3), in order: tokens (blocks, rows, columns, d) of unit length, float32, CPU.
@@ -199,6 +200,7 @@ class OpenVinoEngine:
         model.reshape({0: [1, *shape]})
         is_half = self.facts["precision"] != "float32" and "BF16" in properties  # int8 is so beside the products
         options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16" if is_half else "f32"}
+        options["INFERENCE_NUM_THREADS"] = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: all
         compiled = self._core.compile_model(model, "CPU", options)
         return compiled, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ..config import ENGINES
@@ -20,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     from .run import HeldError, inspect
 
     options = vars(given)
-    pictures, output = options.pop("pictures"), options.pop("output")
+    pictures, output, address = (options.pop(name) for name in ("pictures", "output", "ray"))
+    if address:
+        inspect = _by_ray(address, parser)
     try:
         folder, judged = inspect(pictures, Options(**options), output=output)
     except (ValueError, WeightsError, CheckpointError) as error:
@@ -31,6 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
         parser.exit(130, "\ninterrupted; the same command goes on where it stopped\n")
     print(f"{judged:,} pictures judged; report: {folder / 'index.html'}")
     return 0 if judged else 1
+
+
+def _by_ray(address: str, parser: argparse.ArgumentParser) -> Callable[..., tuple[Path, int]]:
+    """`scale.inspect_by_ray` on this cluster; ends with a clear error where Ray is not installed."""
+    try:
+        from .scale import inspect_by_ray
+    except ModuleNotFoundError as error:
+        parser.error(f"--ray needs {error.name}, which is not installed: pip install '.[scale]'")
+    return partial(inspect_by_ray, address=address)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--backbone", metavar="NAME", help="timm's name of the network, for other weights than the shipped ones")
     add("--rules", type=Path, metavar="YAML", help="rule file of severities and grades")
     add("--engine", choices=ENGINES, help="what the network runs on (auto: the fastest exact one)")
+    add("--ray", nargs="?", const="local", metavar="ADDRESS", help="in parallel, here or on a cluster (docs/scale.md)")
     return parser
 
 
@@ -71,6 +86,8 @@ def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     for name in ("classifier", "rules"):
         if (file := getattr(given, name)) and not file.is_file():
             parser.error(f"--{name} {file} is no file")
+    if given.ray and not re.fullmatch(r"local|auto|[\w.-]+:\d+", given.ray):
+        parser.error(f"--ray {given.ray} is no address; expected local, auto or host:port, and PICTURES before --ray")
     if given.weights not in ("shipped", "timm") and not Path(given.weights).is_file():
         parser.error(f"--weights {given.weights} is neither shipped nor timm nor a file")
 

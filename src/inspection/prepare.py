@@ -38,6 +38,7 @@ LARGER = "vit_small_patch14_dinov2"  # the backbone that is meant by weights oth
 TRIAL = 2 * TILE  # px of the network's input: longest side of the picture on which time is measured
 MODES = {"zero-shot": "each by itself", "unlabelled-folder": "each by the others", "normals": "by normal pictures"}
 PIECES = 4  # of a large picture, as large as the network's input, that give its references
+SIZED = 500  # pictures, at most, whose size is read: scale and references follow from them, however many there are
 SEED = 0
 
 
@@ -62,23 +63,17 @@ def make_judge(found: Found, normals: Found | None, options: Options, *, kept: P
     Says what will be done with the pictures ``todo`` and how long it takes. Raises ValueError if nothing can be read,
     or a threshold is given where there is no head, and what `load_backbone` raises.
     """
-    rules, classifier = read_rules(options.rules), options.classifier and _classifier(options.classifier)
-    name = options.backbone or (SHIPPED_ARCHITECTURE if options.weights == "shipped" else LARGER)
-    backbone = load_backbone(name, options.weights)
-    head = find_head(backbone)
-    if options.threshold is not None and head is None:
-        raise ValueError(f"--threshold is a probability; there is no head for {backbone.name} that gives one")
-    sizes = _sizes(found)
+    parts, sizes = _parts(options), _sizes(found)
     compared, compared_sizes = (normals.pictures, _sizes(normals)) if normals else (found.pictures, sizes)
-    zoom, engine = camera_zoom((sizes | compared_sizes).values()), options.engine
-    first = list(compared_sizes)[:CALIBRATED] if engine == "openvino-int8" else []
-    calibration = [load_image(compared[one]) for one in first]
-    encoder = make_encoder(backbone, zoom=zoom, head=head, engine=engine, calibration=calibration)
     mode = "normals" if normals else "unlabelled-folder" if len(sizes) > 1 else "zero-shot"
-    detector, read = Detector(mode, encoder, None, head), _reader(found, normals, options.mask)
+    first = list(compared_sizes)[:CALIBRATED] if options.engine == "openvino-int8" else []
+    zoom, calibration = camera_zoom((sizes | compared_sizes).values()), [load_image(compared[one]) for one in first]
+    detector = replace(_open(options, zoom, calibration), protocol=mode)
+    read = _reader(found, normals, options.mask)
     chosen = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
     waiting = [] if kept.is_file() or mode == "zero-shot" else [compared_sizes[one] for one in chosen]
-    _announce(detector, {found.pictures[one]: sizes[one] for one in todo if one in sizes}, waiting, read)
+    share = max(1, len(found.pictures) / SIZED)
+    _announce(detector, {found.pictures[one]: sizes[one] for one in todo if one in sizes}, share, waiting, read)
     if kept.is_file():
         remedy = "remove it and inspect again"
         with fitting(kept, remedy=remedy):
@@ -86,12 +81,38 @@ def make_judge(found: Found, normals: Found | None, options: Options, *, kept: P
     else:
         detector, names = _compare(detector, {one: compared[one] for one in chosen}, read)
         _keep(detector, names, kept)
+    return _judge(detector, names, read, options, parts)
+
+
+def reopen_judge(kept: dict[str, Any], read: Read, options: Options) -> Judge:
+    """The judge of `make_judge` in another process, from the content of its file ``kept``; reads no picture."""
+    return _judge(*_restored(_open(options, kept["facts"]["zoom"]), kept), read, options, _parts(options))
+
+
+def _open(options: Options, zoom: float, calibration: Sequence[Image.Image] = ()) -> Detector:
+    """The network and its head, with nothing to compare with."""
+    name = options.backbone or (SHIPPED_ARCHITECTURE if options.weights == "shipped" else LARGER)
+    backbone = load_backbone(name, options.weights)
+    head = find_head(backbone)
+    if options.threshold is not None and head is None:
+        raise ValueError(f"--threshold is a probability; there is no head for {backbone.name} that gives one")
+    encoder = make_encoder(backbone, zoom=zoom, head=head, engine=options.engine, calibration=calibration)
+    return Detector("zero-shot", encoder, None, head)
+
+
+def _parts(options: Options) -> dict[str, Any]:
+    """The parts of a judge that come from files."""
+    classifier, scale = options.classifier and _classifier(options.classifier), options.mm_per_pixel
+    return {"classifier": classifier, "scale": scale and (scale, read_rules(options.rules))}
+
+
+def _judge(detector: Detector, names: list[str], read: Read, options: Options, parts: dict[str, Any]) -> Judge:
     if options.threshold is not None:
         was, wanted = detector.thresholds, options.threshold
         source = f"verdict as --threshold says; without it {was.verdict:.3f}, {was.source}"
         detector = replace(detector, thresholds=Thresholds(min(was.outline, wanted), wanted, source))
-    numbers = {} if normals else {one: number for number, one in enumerate(names)}
-    return Judge(detector, numbers, read, classifier, options.mm_per_pixel and (options.mm_per_pixel, rules))
+    numbers = {} if detector.protocol == "normals" else {one: number for number, one in enumerate(names)}
+    return Judge(detector, numbers, read, **parts)
 
 
 def _classifier(file: Path) -> tuple[ViTMultiClassClassifier, int]:
@@ -100,11 +121,12 @@ def _classifier(file: Path) -> tuple[ViTMultiClassClassifier, int]:
 
 
 def _sizes(found: Found) -> dict[str, tuple[int, int]]:
-    """Width and height of all pictures whose header can be read; ValueError if there is none."""
-    sizes = {}
-    for name, path in found.pictures.items():
+    """Width and height of pictures whose header can be read, drawn by the seed; ValueError if there is none."""
+    names, sizes = list(found.pictures), {}
+    tried = np.random.default_rng(SEED).choice(len(names), min(len(names), SIZED), replace=False)
+    for name in (names[number] for number in sorted(tried)):
         with contextlib.suppress(UnreadableImageError):
-            sizes[name] = picture_size(path)
+            sizes[name] = picture_size(found.pictures[name])
     if not sizes:
         raise ValueError(f"none of the {len(found.pictures)} pictures in {found.root} can be read")
     return sizes
@@ -135,9 +157,9 @@ def read_picture(
 
 
 def _announce(
-    detector: Detector, todo: dict[Path, tuple[int, int]], references: list[tuple[int, int]], read: Read
+    detector: Detector, todo: dict[Path, tuple[int, int]], share: float, references: list[tuple[int, int]], read: Read
 ) -> None:
-    """Says what will be done, and how long it takes by the time of the middle of the first picture."""
+    """Says what will be done, ``share`` times ``todo``, and how long by the time of the middle of the first picture."""
     side, backbone, minutes = round(TRIAL / detector.encoder.zoom), detector.encoder.backbone, 0
     for path in todo:
         with contextlib.suppress(*PROBLEMS):
@@ -148,11 +170,11 @@ def _announce(
                 started = time.perf_counter()
                 detector.judge(picture)
                 seconds = time.perf_counter() - started
-            pixels = sum(width * height for width, height in [*todo.values(), *references])
+            pixels = sum(w * h for w, h in references) + share * sum(w * h for w, h in todo.values())
             minutes = math.ceil(seconds * pixels / (picture.width * picture.height) / 60)
             break
-    print(f"{len(todo):,} pictures to judge, {MODES[detector.protocol]}; {backbone.name} ({backbone.weights})", end=" ")
-    print(f"by {engine_of(detector)}; about {minutes} min", flush=True)
+    print(f"{round(share * len(todo)):,} pictures to judge, {MODES[detector.protocol]}", end="; ")
+    print(f"{backbone.name} ({backbone.weights}) by {engine_of(detector)}; about {minutes} min", flush=True)
 
 
 def engine_of(detector: Detector) -> str:

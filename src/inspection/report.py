@@ -26,21 +26,30 @@ THUMBNAIL, BYTES = 240, 8000  # pixels of the longer side, and a JPEG's bytes if
 GIVEN = "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier seconds versions"
 
 
-def write_page(records: Sequence[PictureRecord], folder: Path, settings: dict) -> Path:
+def summarise(records: Sequence[PictureRecord]) -> dict:
+    """What the page says of all pictures: how many of each verdict, hides, and scores of defective ones not shown."""
+    odd = sorted((one for one in records if one.regions), key=lambda one: -one.score)
+    return {
+        "counts": {verdict: sum(one.verdict == verdict for one in records) for verdict in VERDICTS},
+        "hides": [[one.hide.area_m2, one.hide.usable_share, one.hide.grade] for one in records if one.hide],
+        "rest": [one.score for one in odd[SHOWN:]],
+    }
+
+
+def write_page(records: Sequence[PictureRecord], folder: Path, settings: dict, *, summary: dict | None = None) -> Path:
     """Writes ``folder/index.html``: what needs attention, then the thousand most odd pictures, most odd first.
 
     ``settings`` has the keys of `GIVEN` (``scale``: both ends of the map; ``classifier``: None, or texts: its name and
     its worth) and may have ``photographs``, the folder of the records' files; without it the small pictures are made
-    of the overlays. Raises KeyError for a missing setting.
+    of the overlays. ``summary`` is that of `summarise`, where ``records`` are only those to be shown. Raises KeyError
+    for a missing setting.
     """
     folder = Path(folder)
     read = [record for record in records if record.error is None]
     read.sort(key=lambda record: (not record.regions, -record.score, record.file))
     data = {
         "run": {key: settings[key] for key in GIVEN.split()},
-        "counts": {verdict: sum(one.verdict == verdict for one in records) for verdict in VERDICTS},
-        "hides": [[one.hide.area_m2, one.hide.usable_share, one.hide.grade] for one in read if one.hide],
-        "rest": [one.regions[0].score for one in read[SHOWN:] if one.regions],
+        **(summary or summarise(records)),
         "pictures": [_picture(one, folder, settings.get("photographs")) for one in read[:SHOWN]],
         "errors": [[one.file, one.error] for one in records if one.error is not None][:SHOWN],
     }

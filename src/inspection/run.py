@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -26,11 +26,10 @@ from .grade import read_rules
 from .judge import Judge
 from .pictures import STAMP, Found, find_masks, find_pictures
 from .prepare import MODES, Options, engine_of, make_judge
-from .records import VERDICTS, PictureRecord
-from .report import write_page
+from .report import summarise, write_page
 from .tables import read_record, write_record, write_tables
 
-INSPECTION_VERSION = 1  # raise it when the same pictures and settings no longer give the same report
+INSPECTION_VERSION = 2  # raise it when the same pictures and settings no longer give the same report
 LIBRARIES = ("torch", "timm", "numpy", "scikit-image", "pillow")
 
 
@@ -45,12 +44,9 @@ def inspect(given: list[str], options: Options, *, output: Path | None = None) -
     earlier start stopped; others get a number behind the name.
     Raises ValueError for what cannot be inspected, HeldError, and what `make_judge` raises.
     """
-    output, started = Path(output or paths.reports / "inspection").resolve(), time.perf_counter()
-    apart = [folder for folder in (output, options.mask, options.normals) if isinstance(folder, Path)]
-    found = find_pictures(given, without=apart)
-    normals = find_pictures([str(options.normals)], without=[output]) if options.normals else None
-    print(found.about)
-    with _run_folder(output, found.name, _stamp(found, normals, options)) as folder:
+    output, started = output_folder(output), time.perf_counter()
+    found, normals = find_inputs(given, options, output)
+    with run_folder(output, found.name, stamp_of(found, normals, options)) as folder:
         files = {name: folder / "pictures" / f"{safe_name(name)}.json" for name in found.pictures}
         todo = [name for name, file in files.items() if not file.is_file()]
         judge = make_judge(found, normals, options, kept=folder / "references.pt", todo=todo)
@@ -59,7 +55,9 @@ def inspect(given: list[str], options: Options, *, output: Path | None = None) -
                 write_record(judge.judge(name, found.pictures[name], folder / "overlays"), files[name])
                 progress.update()
         records = [read_record(file) for file in files.values()]
-        about = _about(judge, found, records, options) | {"seconds": round(time.perf_counter() - started, 1)}
+        about = about_run(judge, found, summarise(records)["counts"], options) | {
+            "seconds": round(time.perf_counter() - started, 1)
+        }
         write_tables(records, folder, threshold=judge.detector.thresholds.verdict)
         write_coco(records, folder / "annotations.json")
         write_hides(records, folder / "hides", rules=read_rules(options.rules))
@@ -68,19 +66,20 @@ def inspect(given: list[str], options: Options, *, output: Path | None = None) -
     return folder, sum(not record.error for record in records)
 
 
-def _stamp(found: Found, normals: Found | None, options: Options) -> dict[str, Any]:
-    """All that decides the result: pictures, masks and weights by their content, settings, version."""
-    pictures, known = list(found.pictures.items()), list(normals.pictures.items()) if normals else []
-    masks = find_masks(dict(pictures + known), options.mask) if isinstance(options.mask, Path) else {}
-    files = [options.classifier, options.rules, *sorted(paths.heads.glob("*.safetensors"))]
-    plain = {name: value for name, value in asdict(options).items() if not isinstance(value, Path)}
-    return {
-        "version": INSPECTION_VERSION,
-        "settings": plain | {"weights": weights_identity(options.weights)},
-        "files": [_digest(file) for file in files],
-        "pictures": [[name, _digest(path), _digest(masks.get(path))] for name, path in pictures],
-        "normals": [[name, _digest(path), _digest(masks.get(path))] for name, path in known],
-    }
+def output_folder(output: Path | None) -> Path:
+    """Where folders of runs are made."""
+    return Path(output or paths.reports / "inspection").resolve()
+
+
+def find_inputs(
+    given: list[str], options: Options, output: Path, *, find: Callable[[list[str]], Found] | None = None
+) -> tuple[Found, Found | None]:
+    """The pictures to judge, which ``find`` finds where they are in no folder, and the normal ones; says how many."""
+    apart = [folder for folder in (output, options.mask, options.normals) if isinstance(folder, Path)]
+    found = find(given) if find else find_pictures(given, without=apart)
+    normals = find_pictures([str(options.normals)], without=[output]) if options.normals else None
+    print(found.about)
+    return found, normals
 
 
 def _digest(path: Path | None) -> str | None:
@@ -91,8 +90,25 @@ def _digest(path: Path | None) -> str | None:
         return type(error).__name__
 
 
+def stamp_of(
+    found: Found, normals: Found | None, options: Options, *, digest: Callable[[Path | None], str | None] = _digest
+) -> dict[str, Any]:
+    """All that decides the result: weights by their content, pictures and masks by their ``digest``, settings."""
+    pictures, known = list(found.pictures.items()), list(normals.pictures.items()) if normals else []
+    masks = find_masks(dict(pictures + known), options.mask) if isinstance(options.mask, Path) else {}
+    files = [options.classifier, options.rules, *sorted(paths.heads.glob("*.safetensors"))]
+    plain = {name: value for name, value in asdict(options).items() if not isinstance(value, Path)}
+    return {
+        "version": INSPECTION_VERSION,
+        "settings": plain | {"weights": weights_identity(options.weights)},
+        "files": [_digest(file) for file in files],
+        "pictures": [[name, digest(path), digest(masks.get(path))] for name, path in pictures],
+        "normals": [[name, digest(path), digest(masks.get(path))] for name, path in known],
+    }
+
+
 @contextmanager
-def _run_folder(output: Path, name: str, stamp: dict[str, Any]) -> Iterator[Path]:
+def run_folder(output: Path, name: str, stamp: dict[str, Any]) -> Iterator[Path]:
     """The folder of the run with this stamp, new or begun earlier, held until the end of the block."""
     stamp, number = stamp | {"identity": identity_of(stamp)}, 1
     while True:
@@ -131,14 +147,14 @@ def _is_another(folder: Path, stamp: dict[str, Any]) -> bool:
     return not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["identity"] != stamp["identity"]
 
 
-def _about(judge: Judge, found: Found, records: list[PictureRecord], options: Options) -> dict[str, Any]:
+def about_run(judge: Judge, found: Found, counts: dict[str, int], options: Options) -> dict[str, Any]:
     """What ``inspection.json`` says, and the page beside the pictures."""
     thresholds = judge.detector.thresholds
     return {
         "title": found.name,
         "mode": MODES[judge.detector.protocol],
-        "pictures": len(records),
-        "verdicts": {verdict: sum(record.verdict == verdict for record in records) for verdict in VERDICTS},
+        "pictures": sum(counts.values()),
+        "verdicts": counts,
         "engine": engine_of(judge.detector),
         "threshold": thresholds.verdict,
         "outline": thresholds.outline,

@@ -20,12 +20,22 @@ HIDE_COLUMNS = ("area_m2", "usable_share", "grade", "usable_letter")
 def write_record(record: PictureRecord, file: Path) -> None:
     """Writes the record of a picture, whole or not at all."""
     with whole_file(file) as stream:
-        stream.write(json.dumps(asdict(record), ensure_ascii=False, allow_nan=False).encode())
+        stream.write(record_text(record).encode())
 
 
 def read_record(file: Path) -> PictureRecord:
     """What `write_record` wrote."""
-    said = _tuples(json.loads(file.read_text(encoding="utf-8")))
+    return parse_record(file.read_text(encoding="utf-8"))
+
+
+def record_text(record: PictureRecord) -> str:
+    """All of a record, as JSON."""
+    return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
+
+
+def parse_record(text: str) -> PictureRecord:
+    """The record that `record_text` wrote."""
+    said = _tuples(json.loads(text))
     said["regions"] = tuple(RegionRecord(**region) for region in said["regions"])
     if said["hide"]:
         defects = tuple(DefectMeasure(**defect) for defect in said["hide"]["defects"])
@@ -41,15 +51,8 @@ def _tuples(value: Any) -> Any:
 
 def write_tables(records: Sequence[PictureRecord], folder: Path, *, threshold: float) -> None:
     """Writes ``inspection.csv``, a row a picture, and ``regions.csv``, a row a region. Lengths are pixels, or mm."""
-    pictures, regions = [], []
-    for record in records:
-        pictures.append(_picture_row(record, threshold))
-        defects = record.hide.defects if record.hide else (None,) * len(record.regions)
-        for region, defect in zip(record.regions, defects, strict=True):
-            row = {"file": record.file, **asdict(region), **(asdict(defect) if defect else {})}
-            row |= dict(zip(("left", "top", "right", "bottom"), row.pop("box"), strict=True))
-            row["outline"] = " ".join(f"{x:g},{y:g}" for x, y in row.pop("outline"))
-            regions.append(row)
+    pictures = [picture_row(record, threshold) for record in records]
+    regions = [row for record in records for row in region_rows(record)]
     columns = ["file", "number", "left", "top", "right", "bottom", "area", "peak", "score", "label", "outline"]
     for name, table in (
         ("inspection.csv", pd.DataFrame(pictures)),
@@ -59,7 +62,19 @@ def write_tables(records: Sequence[PictureRecord], folder: Path, *, threshold: f
             table.map(_plain_cell).to_csv(stream, index=False, lineterminator="\n")
 
 
-def _picture_row(record: PictureRecord, threshold: float) -> dict[str, Any]:
+def region_rows(record: PictureRecord) -> list[dict[str, Any]]:
+    """What ``regions.csv`` says of a picture."""
+    rows, defects = [], record.hide.defects if record.hide else (None,) * len(record.regions)
+    for region, defect in zip(record.regions, defects, strict=True):
+        row = {"file": record.file, **asdict(region), **(asdict(defect) if defect else {})}
+        row |= dict(zip(("left", "top", "right", "bottom"), row.pop("box"), strict=True))
+        row["outline"] = " ".join(f"{x:g},{y:g}" for x, y in row.pop("outline"))
+        rows.append(row)
+    return rows
+
+
+def picture_row(record: PictureRecord, threshold: float) -> dict[str, Any]:
+    """What ``inspection.csv`` says of a picture."""
     area, hide = sum(region.area for region in record.regions), record.hide
     row = {
         "file": record.file,

@@ -17,6 +17,7 @@ from PIL import Image
 
 from src.classifier.checkpoints import save_checkpoint
 from src.classifier.predict import class_probabilities, tiles_at
+from src.files import load_tensors
 from src.inspection import prepare, run
 from src.inspection.export import safe_name
 from src.inspection.prepare import Options
@@ -144,6 +145,16 @@ def test_normals_set_the_mode(leather, network, tmp_path):
     folder, judged = inspect([str(leather)], Options(normals=leather / "normals"), output=tmp_path / "out")
     about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
     assert judged == 4 and about["mode"] == "by normal pictures" and about["facts"]["normal_images"] == 2
+
+
+def test_of_a_large_folder_some_pictures_give_scale_and_references(leather, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "SIZED", 4)
+    names = []
+    for output in ("first", "second"):
+        folder, judged = inspect([str(leather)], Options(), output=tmp_path / output)
+        names.append(load_tensors(folder / "references.pt")["names"])
+        assert judged == 6
+    assert names[0] == names[1] and 3 <= len(names[0]) <= 4  # one of the seven is broken
 
 
 def test_one_picture_is_judged_by_itself(leather, network, tmp_path):
