@@ -81,8 +81,8 @@ def test_a_study_goes_on_where_it_stopped(backbone, heads, mvtec, pictures, smal
     assert list(results) == ["zero-shot", "unlabelled-folder", "1-shot", *VIEWS]
     classes = study_classes(backbone, heads, pictures, tmp_path / "parts", tiles=2)
     next((tmp_path / "parts").glob("1-shot*")).unlink()
-    passed, tokens = [], Encoder.tokens
-    monkeypatch.setattr(Encoder, "tokens", lambda self, picture: passed.append(picture) or tokens(self, picture))
+    passed, inputs = [], Encoder.inputs
+    monkeypatch.setattr(Encoder, "inputs", lambda self, picture: passed.append(picture) or inputs(self, picture))
     again = study_mvtec(*arguments, views=True)
     for name in ("pixel_ap", "aupro_30"):
         assert again["1-shot"][OWN][name] == pytest.approx(results["1-shot"][OWN][name], abs=1e-3)
