@@ -6,13 +6,11 @@ import importlib.util
 import logging
 import os
 import sys
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 
 from ..config import paths
 from ..files import identity_of, read_kept, write_kept
+from .conversion import converted, import_openvino, only_core, quantised, serialised
 from .device import autocast, choose_precision
 from .vit import Backbone
 
@@ -147,8 +146,8 @@ class OpenVinoEngine:
         calibration: Sequence[np.ndarray] = (),
         cache: Path | None = None,
     ) -> None:
-        openvino, self._torch = _openvino(), TorchEngine(backbone, blocks)
-        self._core, self._compiled, self._trusted = openvino.Core(), lru_cache(SHAPES_AT_ONCE)(self._compile), False
+        openvino, self._torch = import_openvino(), TorchEngine(backbone, blocks)
+        self._core, self._compiled, self._trusted = only_core(), lru_cache(SHAPES_AT_ONCE)(self._compile), False
         version = openvino.__version__.split("-")[0]
         self.facts = {"engine": "openvino", "precision": precision, "reason": reason, "version": version}
         calibrated = [image.tobytes().hex() for image in calibration] if precision == "int8" else None
@@ -156,8 +155,8 @@ class OpenVinoEngine:
         file = (cache or paths.models / "cache") / f"openvino_{key[:24]}.pt"
         kept = read_kept(file)
         if kept is None:
-            model = _converted(self._torch)
-            kept = _serialised(_quantised(model, calibration) if precision == "int8" else model)
+            model = converted(self._torch.network, backbone.patch)
+            kept = serialised(quantised(model, calibration) if precision == "int8" else model)
             write_kept(kept, file)
         self._model = self._core.read_model(kept["network"].encode(), openvino.Tensor(kept["weights"].numpy()))
         if precision == "int8":
@@ -211,41 +210,3 @@ Engine = TorchEngine | OpenVinoEngine
 def _answer(request: Any) -> Tensor:
     request.wait()
     return torch.from_numpy(request.get_output_tensor(0).data[0].copy())
-
-
-def _openvino() -> Any:
-    """The package without its usage statistics, which a child process would send; NNCF sends none then either."""
-    sys.modules.setdefault("openvino_telemetry", None)
-    import openvino
-
-    return openvino
-
-
-def _converted(reference: TorchEngine) -> Any:
-    """OpenVINO's form of the network, for one picture of any size."""
-    openvino, patch = _openvino(), reference.backbone.patch
-    example = torch.zeros(1, 8 * patch, 6 * patch, 3, dtype=torch.uint8)  # not square: no side is taken for the other
-    shape = openvino.PartialShape([1, -1, -1, 3])
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: the branches are of shapes' kinds, which are the same for all
-        model = openvino.convert_model(reference.network, example_input=example, input=[(shape, openvino.Type.u8)])
-    for resize in (each for each in model.get_ops() if each.get_type_name() == "Interpolate"):
-        resize.set_attribute("cube_coeff", -0.5)  # of positions, as torch does it; the converter leaves -0.75
-    return model
-
-
-def _quantised(model: Any, calibration: Sequence[np.ndarray]) -> Any:
-    """Weights and activations in int8. SmoothQuant of matrix products spoils Vision Transformers."""
-    import nncf
-
-    smooth = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1))
-    options = {"subset_size": len(calibration), "advanced_parameters": smooth}
-    data = nncf.Dataset([image[None] for image in calibration])
-    return nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, **options)
-
-
-def _serialised(model: Any) -> dict[str, Any]:
-    with TemporaryDirectory() as folder:
-        _openvino().save_model(model, Path(folder) / "network.xml", compress_to_fp16=False)
-        network, weights = (Path(folder, f"network.{end}") for end in ("xml", "bin"))
-        return {"network": network.read_text(), "weights": torch.from_numpy(np.fromfile(weights, np.uint8))}

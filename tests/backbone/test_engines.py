@@ -150,7 +150,7 @@ def test_the_converted_network_is_kept_by_its_weights(backbone, images, tmp_path
     first = list(make("float32", backbone, tmp_path).tokens(images))
     assert len(list(tmp_path.glob("openvino_*.pt"))) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(engines, "_converted", None)
+        patch.setattr(engines, "converted", None)
         again = list(make("float32", backbone, tmp_path).tokens(images))
         torch.testing.assert_close(again, first, atol=1e-6, rtol=0)
         with torch.no_grad():
@@ -226,3 +226,30 @@ def test_the_shipped_backbone_at_half_precision(tmp_path):
     engine = OpenVinoEngine(backbone, (5, 11), precision="bfloat16", cache=tmp_path)
     image = render_leather(np.random.default_rng(0), 448)
     assert engine._loss([image]) < engines.TOLERANCE["bfloat16"]
+
+
+SIGNALS = """
+import gc, signal, subprocess, sys
+from pathlib import Path
+import numpy as np
+from src.backbone.engines import OpenVinoEngine
+from src.backbone.vit import load_backbone
+backbone = load_backbone("test_vit", "timm", image_size=48, pretrained=False)
+engines = [OpenVinoEngine(backbone, (1,), precision="float32", cache=Path(sys.argv[1])) for _ in range(2)]
+for engine in engines:
+    next(engine.tokens([np.zeros((48, 48, 3), np.uint8)]))
+signal.signal(signal.SIGCHLD, lambda *_: None)
+for _ in range(2):
+    engine = engines.pop(0)
+    del engine
+    gc.collect()
+    subprocess.run(["true"])
+print("alive")
+"""
+
+
+@needs_openvino
+def test_engines_that_are_gone_leave_signals_their_stack(tmp_path):
+    """OpenVINO gives the thread a stack for signals. Were it gone, the next child that ends would crash the process."""
+    done = subprocess.run([sys.executable, "-c", SIGNALS, tmp_path], capture_output=True, text=True, cwd=paths.root)
+    assert done.returncode == 0 and done.stdout.endswith("alive\n"), done.stderr
