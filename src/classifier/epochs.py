@@ -79,9 +79,8 @@ class Epochs:
         self.history, self.best_epoch, self.best_state, self.gain, self.resumed = [], 0, _copy(model), None, {}
         # Changes with everything that decides the weights, and with nothing else.
         settings = config.but(workers=None, weights=weights_identity(config.weights)).to_dict()
-        rows = self.table[self.table["part"] != "test"]
+        rows, network = self.table[self.table["part"] != "test"], (model.weights_description, model.class_names)
         pictures = list(zip(picture_identities(rows), rows["label"], rows["part"], strict=True))
-        network = model.weights_description, model.class_names
         self.identity = identity_of(TRAINING_VERSION, settings, network, pictures)
 
     def restore(self) -> None:
@@ -96,7 +95,9 @@ class Epochs:
         with fitting(self.state_file, remedy="pass resume=False to start anew"):
             for name in RESULTS:
                 setattr(self, name, self.resumed[name])
-            self.model.load_state_dict(self.resumed.get("model", self.best_state))
+            self.model.load_state_dict(self.best_state)
+            if len(self.history) < self.config.epochs:
+                self.model.load_state_dict(self.resumed["model"])
         log.info("resumed after epoch %d from %s", len(self.history), paths.relative(self.state_file))
 
     def run(self, log_folder: Path) -> None:

@@ -96,14 +96,19 @@ def _open_members(given: Path) -> Iterator[list[tuple[str, Member]]]:
             yield [(name, Member(size, size, partial(path.open, "rb"))) for name, (path, size) in sizes.items()]
         elif zipfile.is_zipfile(given):
             with zipfile.ZipFile(given) as opened:
-                infos = [info for info in opened.infolist() if not info.is_dir()]
+                infos = [info for info in opened.infolist() if not info.filename.endswith("/")]
                 yield [(i.filename, Member(i.file_size, i.compress_size, partial(opened.open, i))) for i in infos]
         elif tarfile.is_tarfile(given):
             with tarfile.open(given) as opened:
                 yield _tar_members(opened, given.stat().st_size)
         else:
             raise DataError(_name_kind(given))
-    except DAMAGED as error:
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # a place before the start
+            raise
         raise DataError(f"{given} cannot be unpacked: {error}. Fetch it again, or unpack it by hand.") from error
 
 
@@ -161,7 +166,7 @@ def _plan_files(given: Path, members: list[tuple[str, Member]], wanted: tuple[st
 
 def _place(file: str) -> tuple[str, str, str]:
     """The set of a file (``mvtec/<category>``), the folder that holds that set, and the path in it; else ''."""
-    *folders, name = PurePosixPath(file).parts
+    *folders, name = PurePosixPath(file).parts or ("",)
     hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
     if not hidden and name == HIDES:
         return CLASSES, "/".join(folders), name
