@@ -35,8 +35,9 @@ from PIL import Image
 
 from benchmarks.tables import markdown_rows, write_results
 from src.data.pictures import load_image
+from src.inspection.options import Options
 from src.inspection.pictures import find_pictures
-from src.inspection.prepare import Options, engine_of, make_judge
+from src.inspection.prepare import engine_of, make_judge
 from src.inspection.stored import version_of
 from src.synthetic.leather import draw_hide, render_leather
 

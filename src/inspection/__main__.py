@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     _check(given, parser)
     from ..backbone.vit import WeightsError  # here: --help and wrong arguments need no network
     from ..files import CheckpointError
-    from .prepare import Options
+    from .options import Options
     from .run import HeldError, inspect
 
     options = vars(given)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..localisation.thresholds import CALIBRATED, make_encoder, with_thresholds
 from .grade import read_rules
 from .hide import leather_mask
 from .judge import PROBLEMS, Judge, Read
+from .options import Options
 from .pictures import Found, find_masks
 
 LARGER = "vit_small_patch14_dinov2"  # the backbone that is meant by weights other than the shipped ones
@@ -40,21 +41,6 @@ MODES = {"zero-shot": "each by itself", "unlabelled-folder": "each by the others
 PIECES = 4  # of a large picture, as large as the network's input, that give its references
 SIZED = 500  # pictures, at most, whose size is read: scale and references follow from them, however many there are
 SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What decides the result beside the pictures."""
-
-    normals: Path | None = None  # folder of pictures without defects
-    classifier: Path | None = None  # checkpoint that names the class of regions
-    mm_per_pixel: float | None = None
-    threshold: float | None = None  # probability, in place of the head's
-    mask: Path | str | None = None  # folder of masks (leather is white), "auto", or None: all is leather
-    weights: str = "shipped"  # "shipped", "timm" or a file
-    backbone: str | None = None  # timm's name; None: that of the shipped weights, else `LARGER`
-    rules: Path | None = None  # rule file of grades
-    engine: str | None = None  # one of `config.ENGINES`; None asks LEATHER_ENGINE
 
 
 def make_judge(found: Found, normals: Found | None, options: Options, *, kept: Path, todo: Sequence[str]) -> Judge:

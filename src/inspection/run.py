@@ -24,8 +24,9 @@ from ..files import file_digest, identity_of, load_tensors, write_json
 from .export import safe_name, write_coco, write_hides
 from .grade import read_rules
 from .judge import Judge
+from .options import Options
 from .pictures import STAMP, Found, find_masks, find_pictures
-from .prepare import MODES, Options, engine_of, make_judge
+from .prepare import MODES, engine_of, make_judge
 from .report import summarise, write_page
 from .tables import read_record, write_record, write_tables
 

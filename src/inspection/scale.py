@@ -19,9 +19,10 @@ from tqdm import tqdm
 from ..config import ENGINES, setting
 from ..files import identity_of, load_tensors, write_json
 from .export import write_hides
+from .options import Options
 from .parts import Part, parts_of, read_results
 from .pictures import STAMP
-from .prepare import Options, engine_of, make_judge, reopen_judge
+from .prepare import engine_of, make_judge, reopen_judge
 from .report import write_page
 from .run import about_run, find_inputs, output_folder, run_folder, stamp_of
 from .stored import Stored, find_stored, version_of

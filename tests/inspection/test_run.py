@@ -20,7 +20,7 @@ from src.classifier.predict import class_probabilities, tiles_at
 from src.files import load_tensors
 from src.inspection import prepare, run
 from src.inspection.export import safe_name
-from src.inspection.prepare import Options
+from src.inspection.options import Options
 from src.inspection.run import HeldError, inspect
 from src.synthetic.leather import draw_hide, render_leather
 

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from src.config import paths
 from src.data.pictures import UnreadableImageError, load_image
 from src.inspection.__main__ import main
+from src.inspection.options import Options
 from src.inspection.pictures import Found
-from src.inspection.prepare import Options
 from src.inspection.records import PictureRecord, RegionRecord
 from src.inspection.run import inspect
 from src.inspection.tables import read_record
