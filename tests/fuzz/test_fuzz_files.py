@@ -29,6 +29,7 @@ from tests.data.test_manifest import make_both
 CASES = int(os.environ.get("LEATHER_FUZZ_CASES") or 60)
 fuzzed = settings(
     max_examples=CASES,
+    derandomize="LEATHER_FUZZ_CASES" not in os.environ,  # the usual run is the same everywhere
     deadline=timedelta(seconds=5),  # a hang is a finding
     suppress_health_check=list(HealthCheck),
     print_blob=True,
