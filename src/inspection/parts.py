@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import compute, dataset, parquet
 
 from ..files import whole_file
-from .pictures import Found
+from .pictures import PictureSelection
 from .records import VERDICTS, PictureRecord
 from .report import SHOWN
 from .stored import Stored
@@ -57,7 +57,7 @@ class Part:
                 parquet.write_table(pa.Table.from_pylist(rows[table], schema), stream, compression="zstd")
 
 
-def parts_of(found: Found) -> list[Part]:
+def parts_of(found: PictureSelection) -> list[Part]:
     """All pictures. Which are together follows from their names alone: a run can go on with other machines."""
     pictures = list(found.pictures.items())
     size = min(LARGEST, max(1, len(pictures) // FEWEST))

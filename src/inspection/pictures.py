@@ -17,7 +17,7 @@ NO_PICTURE = "no picture: .jpg, .png, .tif, .bmp and .webp are read"
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureSelection:
     """Pictures below a folder, by name, sorted; what was left, and why. Names have / and are what reports print."""
 
     root: Path
@@ -35,7 +35,7 @@ class Found:
         return f"{len(self.pictures):,} pictures in {paths.relative(self.root)}" + (f" ({reasons})" if reasons else "")
 
 
-def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> Found:
+def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> PictureSelection:
     """Pictures of files, folders with all below them, globs, and text files with a path a line.
 
     Reports of earlier inspections, masks and the folders of ``without`` are left. What a text file names is taken
@@ -59,7 +59,9 @@ def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> Foun
     folders = [alone.resolve()] if alone and alone.is_dir() else [path.parent for path in paths]
     root = Path(os.path.commonpath(folders))
     pictures = {_name(path, root): path for path in paths}
-    return Found(root, dict(sorted(pictures.items())), {_name(path, root): why for path, why in left.items()})
+    return PictureSelection(
+        root, dict(sorted(pictures.items())), {_name(path, root): why for path, why in left.items()}
+    )
 
 
 def find_masks(pictures: dict[str, Path], folder: Path) -> dict[Path, Path]:

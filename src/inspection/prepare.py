@@ -33,7 +33,7 @@ from .grade import read_rules
 from .hide import leather_mask
 from .judge import PROBLEMS, Judge, Read
 from .options import Options
-from .pictures import Found, find_masks
+from .pictures import PictureSelection, find_masks
 
 LARGER = "vit_small_patch14_dinov2"  # the backbone that is meant by weights other than the shipped ones
 TRIAL = 2 * TILE  # px of the network's input: longest side of the picture on which time is measured
@@ -43,7 +43,9 @@ SIZED = 500  # pictures, at most, whose size is read: scale and references follo
 SEED = 0
 
 
-def make_judge(found: Found, normals: Found | None, options: Options, *, kept: Path, todo: Sequence[str]) -> Judge:
+def make_judge(
+    found: PictureSelection, normals: PictureSelection | None, options: Options, *, kept: Path, todo: Sequence[str]
+) -> Judge:
     """Opens the network and reads the references, or those that an earlier start of the same run kept in a file.
 
     Says what will be done with the pictures ``todo`` and how long it takes. Raises ValueError if nothing can be read,
@@ -106,7 +108,7 @@ def _classifier(file: Path) -> tuple[ViTMultiClassClassifier, int]:
     return model, trained_side(content)
 
 
-def _sizes(found: Found) -> dict[str, tuple[int, int]]:
+def _sizes(found: PictureSelection) -> dict[str, tuple[int, int]]:
     """Width and height of pictures whose header can be read, drawn by the seed; ValueError if there is none."""
     names, sizes = list(found.pictures), {}
     tried = np.random.default_rng(SEED).choice(len(names), min(len(names), SIZED), replace=False)
@@ -118,7 +120,7 @@ def _sizes(found: Found) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def _reader(found: Found, normals: Found | None, mask: Path | str | None) -> Read:
+def _reader(found: PictureSelection, normals: PictureSelection | None, mask: Path | str | None) -> Read:
     """What opens a picture with its mask. Normal pictures may have none: they may show leather alone."""
     known, masks = normals.pictures if normals else {}, {}
     if isinstance(mask, Path):

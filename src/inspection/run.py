@@ -25,7 +25,7 @@ from .export import safe_name, write_coco, write_hides
 from .grade import read_rules
 from .judge import Judge
 from .options import Options
-from .pictures import STAMP, Found, find_masks, find_pictures
+from .pictures import STAMP, PictureSelection, find_masks, find_pictures
 from .prepare import MODES, engine_of, make_judge
 from .report import summarise, write_page
 from .tables import read_record, write_record, write_tables
@@ -73,8 +73,8 @@ def output_folder(output: Path | None) -> Path:
 
 
 def find_inputs(
-    given: list[str], options: Options, output: Path, *, find: Callable[[list[str]], Found] | None = None
-) -> tuple[Found, Found | None]:
+    given: list[str], options: Options, output: Path, *, find: Callable[[list[str]], PictureSelection] | None = None
+) -> tuple[PictureSelection, PictureSelection | None]:
     """The pictures to judge, which ``find`` finds where they are in no folder, and the normal ones; says how many."""
     apart = [folder for folder in (output, options.mask, options.normals) if isinstance(folder, Path)]
     found = find(given) if find else find_pictures(given, without=apart)
@@ -92,7 +92,11 @@ def _digest(path: Path | None) -> str | None:
 
 
 def stamp_of(
-    found: Found, normals: Found | None, options: Options, *, digest: Callable[[Path | None], str | None] = _digest
+    found: PictureSelection,
+    normals: PictureSelection | None,
+    options: Options,
+    *,
+    digest: Callable[[Path | None], str | None] = _digest,
 ) -> dict[str, Any]:
     """All that decides the result: weights by their content, pictures and masks by their ``digest``, settings."""
     pictures, known = list(found.pictures.items()), list(normals.pictures.items()) if normals else []
@@ -148,7 +152,7 @@ def _is_another(folder: Path, stamp: dict[str, Any]) -> bool:
     return not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["identity"] != stamp["identity"]
 
 
-def about_run(judge: Judge, found: Found, counts: dict[str, int], options: Options) -> dict[str, Any]:
+def about_run(judge: Judge, found: PictureSelection, counts: dict[str, int], options: Options) -> dict[str, Any]:
     """What ``inspection.json`` says, and the page beside the pictures."""
     thresholds = judge.detector.thresholds
     return {

@@ -16,7 +16,7 @@ from typing import Any
 from pyarrow import fs
 
 from ..data.pictures import is_picture
-from .pictures import NO_PICTURE, Found
+from .pictures import NO_PICTURE, PictureSelection
 
 COPIES = 4  # of pictures that a process keeps
 READERS = ThreadPoolExecutor(2)
@@ -55,7 +55,7 @@ def _copy(picture: Stored) -> Any:
     return file
 
 
-def find_stored(given: Sequence[str]) -> Found:
+def find_stored(given: Sequence[str]) -> PictureSelection:
     """Pictures below addresses of one store, as `find_pictures` finds them in folders; ValueError if there is none."""
     infos, prefixes = [], []
     for address in given:
@@ -75,7 +75,7 @@ def find_stored(given: Sequence[str]) -> Found:
                 left[name] = "a mask" if is_mask else NO_PICTURE
     if not pictures:
         raise ValueError(f"no picture below {root}; give addresses of folders in one store")
-    return Found(PurePosixPath(root), dict(sorted(pictures.items())), left)
+    return PictureSelection(PurePosixPath(root), dict(sorted(pictures.items())), left)
 
 
 def version_of(path: Path | Stored | None) -> str | None:

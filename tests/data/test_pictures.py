@@ -136,7 +136,7 @@ def test_exif_rotation_of_a_jpeg(tmp_path):
         ("truncated.tif", encoded(photograph(), "TIFF", compression="tiff_lzw")[:2000]),
         ("header only.webp", encoded(photograph(), "WEBP")[:40]),
         ("empty.png", b""),
-        ("text.jpg", b"<html>404 Not Found</html>"),
+        ("text.jpg", b"<html>404 Not PictureSelection</html>"),
         ("missing.jpg", None),
     ],
 )

@@ -18,7 +18,7 @@ from src.config import paths
 from src.data.pictures import UnreadableImageError, load_image
 from src.inspection.__main__ import main
 from src.inspection.options import Options
-from src.inspection.pictures import Found
+from src.inspection.pictures import PictureSelection
 from src.inspection.records import PictureRecord, RegionRecord
 from src.inspection.run import inspect
 from src.inspection.tables import read_record
@@ -68,7 +68,7 @@ def test_int8_is_refused(tmp_path):
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (511, 1), (512, 2), (40_000, 64)])
 def test_parts_hold_every_picture_once(count, size):
     parts = pytest.importorskip("src.inspection.parts")
-    made = parts.parts_of(Found(Path("/"), {f"{n:05d}.png": Path(f"/{n}") for n in range(count)}, {}))
+    made = parts.parts_of(PictureSelection(Path("/"), {f"{n:05d}.png": Path(f"/{n}") for n in range(count)}, {}))
     assert [name for part in made for name, _ in part.pictures] == [f"{n:05d}.png" for n in range(count)]
     assert [part.number for part in made] == list(range(-(-count // size)))
 
