@@ -11,7 +11,8 @@
   from files to written maps, by `benchmarks.peers` in the environment ``--peers``; else they are left out.
 - *hide*: a 4608x3288 picture by the shipped backbone, in a process of its own; its highest memory. *curves*: seconds
   by the size of a picture and by the number of pictures in a folder. *start*: a process until its first map.
-- *head-only training*, with ``--data-classes FOLDER``, against the bare pass of its backbone over as many pictures.
+- *head-only training*, with ``--data-classes FOLDER``, against the bare pass of its backbone over as many pictures;
+  and an epoch of *training* with the weights, beside the loop as published (`benchmarks.training`).
 
 A finished part is kept in ``--parts``, so an interrupted run goes on; ``--again`` measures anew. ``--quick`` takes
 fewer pictures and rounds, and smaller curves. Writes ``speed.json`` and ``speed.md`` into ``--output``. What was not
@@ -41,6 +42,7 @@ from PIL import Image
 from tqdm import trange
 
 from benchmarks.tables import markdown_rows, write_results
+from benchmarks.training import TRAINING, some_images, training_speed
 from src.backbone.device import autocast, choose_device, choose_precision
 from src.backbone.engines import machine_features
 from src.backbone.vit import SHIPPED_ARCHITECTURE, Backbone, load_backbone
@@ -102,6 +104,21 @@ def write_maps(detector: Detector, folder: Path, files: list[str]) -> float:
         if isinstance(file, Exception):
             raise RuntimeError(f"no map of {path}") from file
     return time.perf_counter() - started
+
+
+def distances_and_head(detector: Detector) -> Step:
+    """All of a picture's way behind the network, with the head, one picture at a time and on all cores."""
+
+    def run(folder: Path, files: list[str]) -> float:
+        seconds = 0.0
+        for path in files:
+            picture = load_image(path)
+            tokens, started = detector.encoder.tokens(picture), time.perf_counter()
+            detector.anomaly_map(picture, tokens)
+            seconds += time.perf_counter() - started
+        return seconds
+
+    return run
 
 
 def our_detectors(backbone: Backbone, pictures: list[Image.Image]) -> dict[str, Detector]:
@@ -177,6 +194,8 @@ def measure_turns(options: argparse.Namespace) -> dict[str, Any]:
     backbone = load_backbone(options.backbone, options.weights, image_size=TILE)
     detectors = our_detectors(backbone, pictures)
     steps = bare_steps(backbone, max(detector.encoder.blocks[-1] for detector in detectors.values()))
+    if "torch, head" in detectors:
+        steps["distances and head"] = distances_and_head(detectors["torch, head"])
     ours = {name: lambda folder, files, d=each: write_maps(d, folder, files) for name, each in detectors.items()}
     peers = (
         Peers(options.peers, options.backbone, options.weights, list(normals["path"]))
@@ -282,8 +301,16 @@ def measure_head_only(options: argparse.Namespace) -> dict[str, Any] | None:
     return {"images": len(table), "epochs": config.epochs, "seconds": training, "bare_seconds": bare}
 
 
+def measure_training(options: argparse.Namespace) -> dict[str, Any] | None:
+    if options.data_classes is None:
+        return None
+    table, config = some_images(options.data_classes, 10 if options.quick else 60), TRAINING
+    config = config.but(backbone=options.backbone, weights=options.weights)
+    return training_speed(table, config, rounds=1 if options.quick else 3)
+
+
 def ratios(parts: dict[str, Any]) -> dict[str, float]:
-    """How many times as fast, of medians; head-only training: its seconds over those of the bare pass."""
+    """How many times as fast, of medians; head-only training and head: seconds over those of the bare pass."""
     seconds: dict[str, float] = {}
     for name, values in parts["turns"]["seconds"].items():
         short = name.split(" / ")[0]
@@ -297,10 +324,14 @@ def ratios(parts: dict[str, Any]) -> dict[str, float]:
         "with_head_to_anomalib": (anomalib, head),
         "int8_to_anomalib": (anomalib, int8),
     }
-    found = {name: slow / fast for name, (slow, fast) in pairs.items() if slow and fast}
+    result = {name: slow / fast for name, (slow, fast) in pairs.items() if slow and fast}
+    if after := seconds.get("distances and head"):
+        result["distances_and_head_to_bare"] = after / bare
     if training := parts.get("head_only"):
-        found["head_only_to_forward"] = training["seconds"] / training["bare_seconds"]
-    return found
+        result["head_only_to_forward"] = training["seconds"] / training["bare_seconds"]
+    if training := parts.get("training"):
+        result["training_to_published"] = training["training_to_published"]
+    return result
 
 
 def processor() -> str:
@@ -329,7 +360,7 @@ def main() -> None:
     options = parser.parse_args()
     options.rounds = 2 if options.quick else options.rounds
     measures = {"hide": measure_hide, "turns": measure_turns, "sizes": measure_sizes}
-    measures |= {"folders": measure_folders, "head_only": measure_head_only}
+    measures |= {"folders": measure_folders, "head_only": measure_head_only, "training": measure_training}
     parts = json.loads(options.parts.read_text()) if options.parts.is_file() and not options.again else {}
     for name in options.only.split(",") if options.only else measures:
         if name not in parts:
@@ -357,6 +388,7 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
         "sizes": parts.get("sizes"),
         "folders": parts.get("folders"),
         "head_only_training": parts.get("head_only"),
+        "training": parts.get("training"),
         "load_before": parts["load"],
     }
 
@@ -390,6 +422,10 @@ def markdown(result: dict[str, Any], parts: dict[str, Any]) -> str:
             "Head-only training on {images} images, {epochs} epochs: {seconds:.1f} s; bare pass {bare_seconds:.1f} s.",
         ]
         lines[-1] = lines[-1].format(**training)
+    if training := result["training"]:
+        rates = {name: rate["median"] for name, rate in training["images_per_second"].items()}
+        lines += ["", f"Training: {rates['ours']:.2f} images a second in {training['precision']}, "]
+        lines[-1] += f"{rates['published']:.2f} by the loop as published."
     return "\n".join(lines) + "\n"
 
 

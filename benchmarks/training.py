@@ -27,6 +27,14 @@ from src.config import SMALL, Config
 from src.data.splits import split_index
 from src.data.tables import classes_of, index_images
 
+TRAINING = SMALL.but(run="benchmark", head_epochs=0, epochs=1)
+
+
+def some_images(folder: Path, count: int) -> pd.DataFrame:
+    """So many images of each class, split into parts."""
+    images = index_images(folder).groupby("label").head(count).reset_index(drop=True)
+    return split_index(images, "random-80-20", seed=TRAINING.seed)
+
 
 def published_epoch(model: ViTMultiClassClassifier, table: pd.DataFrame, config: Config) -> float:
     """Seconds of an epoch as published."""
@@ -80,10 +88,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="of each class")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    changes = {"run": "benchmark", "head_epochs": 0, "epochs": 1}
-    config = SMALL.but(backbone=options.backbone, weights=options.weights, **changes)
-    images = index_images(options.data_classes).groupby("label").head(options.images).reset_index(drop=True)
-    print(training_speed(split_index(images, "random-80-20", seed=config.seed), config, rounds=options.rounds))
+    config = TRAINING.but(backbone=options.backbone, weights=options.weights)
+    print(training_speed(some_images(options.data_classes, options.images), config, rounds=options.rounds))
 
 
 if __name__ == "__main__":
