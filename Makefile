@@ -76,7 +76,7 @@ baselines: $(BIN)/.installed ## Fill the table of baselines, 25 minutes on two c
 benchmark: $(BIN)/.installed ## Measure speed (WEIGHTS=file of DINOv2 ViT-S/14; needs MVTec AD leather), minutes
 	$(BIN)/python -m benchmarks.speed --weights "$(WEIGHTS)" $(BENCHMARK)
 
-chaos: $(BIN)/.installed-dev ## Kill the sample, download, training and baselines 100 times (an hour; goes on when called again)
+chaos: $(BIN)/.installed-dev ## Kill sample, download, training, baselines and inspection 100 times (an hour; goes on when called again)
 	$(BIN)/python -m tools.chaos
 
 audit: $(BIN)/.installed-dev ## Look for known vulnerabilities of what is installed (needs pypi.org)
