@@ -406,8 +406,8 @@ def markdown(result: dict[str, Any], parts: dict[str, Any]) -> str:
         "",
         f"{result['processor']}; {', '.join(result['instructions'])}. Medians of rounds of {turns['pictures']} "
         f"pictures, in turns, MVTec AD leather; AUPRO and AP at 256 px on its {turns['test']} test pictures. "
-        "AnomalyDINO reads the last block: its AP is low where the last blocks of a weights file do not localise. Load before: "
-        f"{max(result['load_before'].values()):.1f}.",
+        "AnomalyDINO reads the last block: its AP is low where the last blocks of a weights file do not localise. "
+        f"Load before: {max(result['load_before'].values()):.1f}.",
     ]
     lines += ["", *markdown_rows(["ratio", "value"], [[k, f"{v:.2f}"] for k, v in result["ratios"].items()])]
     sizes = [result["hide"], *(result["sizes"] or [])] if result["hide"] else result["sizes"] or []
