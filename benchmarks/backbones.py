@@ -36,7 +36,7 @@ from src.classifier.model import create_model
 from src.config import MVTEC_FOLDER, SAMPLE, paths
 from src.data.download import run_name
 from src.data.pictures import load_image, load_mask, picture_size
-from src.data.splits import FOLDS, protocol_name, split_folds, split_index
+from src.data.splits import FOLDS, hide_folds, protocol_name, split_index
 from src.data.tables import IMAGE_LIST, class_root, classes_of, index_mvtec, read_image_list
 from src.eda.audit import COLOUR_NUMBERS
 from src.eda.describe import describe_images
@@ -54,7 +54,7 @@ SEED = 42
 def six_classes(features: np.ndarray, table: pd.DataFrame, classifiers: list) -> dict[str, float]:
     """Accuracy on the random split's test part, and macro-F1 of the pooled answers of five folds by hide."""
     answers, labels = _answers(features, split_index(table, "random-80-20", seed=SEED), classifiers)
-    folds = tqdm(split_folds(table, "hide-5fold", seed=SEED).values(), desc="folds by hide")
+    folds = tqdm(hide_folds(table, seed=SEED).values(), desc="folds by hide")
     of_folds = [_answers(features, fold, classifiers) for fold in folds]
     answers_by_hide, labels_by_hide = (np.concatenate(parts) for parts in zip(*of_folds, strict=True))
     return {

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src import scores
 from src.classifier.model import create_model
-from src.config import CLASS_NAMES, Config
+from src.config import CLASS_NAMES, Config, paths
 from src.data.splits import split_index
 from src.data.tables import Classes, index_images, index_mvtec
 from src.localisation import encoder, evaluation, thresholds
@@ -26,6 +26,7 @@ from src.localisation.regions import Thresholds, judge_map
 
 NORMAL_CLASS = "non_defective"
 CLASSES = Classes(CLASS_NAMES, NORMAL_CLASS)
+SAVED_SPLITS = paths.root / "reports" / "baselines" / "splits"  # of the published set
 IMAGES_PER_CLASS, HIDES = 10, 5
 COLOURS = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (128, 128, 128), (200, 60, 200)])
 
@@ -201,3 +202,29 @@ class NoFloat64(TorchDispatchMode):
 @pytest.fixture
 def no_float64():
     return NoFloat64()
+
+
+@pytest.fixture(params=range(4))
+def audited(request):
+    """Six classes on 24 hides, most of one class, with copies on the same and on other hides."""
+    generator = np.random.default_rng(request.param)
+    rows = []
+    for hide in range(24):
+        classes = generator.choice(CLASS_NAMES, 1 + 2 * (hide % 3 == 0), replace=False)
+        if hide < 6:
+            classes[0] = CLASS_NAMES[hide]  # every class somewhere
+        for label in dict.fromkeys(classes):
+            for number in range(generator.integers(22, 45)):
+                file = f"{label}/tile ({1000 * hide + number}).jpg"
+                earlier = [row[3] for row in rows if row[1] == label]
+                copied = number > 21 and earlier and generator.random() < 0.4
+                rows.append((file, label, str(hide), generator.choice(earlier) if copied else file))
+    return pd.DataFrame(rows, columns=["file", "label", "group", "copy_of"])
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The published set, as the splits in the project name it."""
+    whole, pictures = (pd.read_csv(SAVED_SPLITS / f"random-{shares}.csv.gz") for shares in ("80-20", "60-20-20"))
+    table = whole.rename(columns={"path": "file"}).drop(columns="part")
+    return table.assign(copy_of=table["file"].where(table["file"].isin(pictures["path"]), "another file"))

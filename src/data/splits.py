@@ -11,12 +11,11 @@ import re
 import numpy as np
 import pandas as pd
 
-from ..config import FOLD_PROTOCOLS, PROTOCOLS
+from ..config import PROTOCOLS
 from .groups import PARTS, group_parts, stratified_folds
-from .tables import AUDIT_FIRST, HIDES, classes_of
+from .tables import AUDIT_FIRST, HIDES
 
 FOLDS = 5
-FEWEST = 20  # images that a class needs on a hide to be told apart there
 FULL_TRAINING_SET = 245  # train/good of MVTec AD leather
 TRANSFER_BANK_IMAGES = 64
 
@@ -39,11 +38,11 @@ def split_index(table: pd.DataFrame, protocol: str, *, seed: int = 42, needed: t
     if protocol == "random-80-20":
         parts = _random_parts(table["label"], generator, test=0.2, validation=0.1)
     elif protocol == "random-60-20-20":
-        table = _distinct(table, protocol)
+        table = distinct_pictures(table, protocol)
         parts = _random_parts(table["label"], generator, test=0.2, validation=0.25)
     elif protocol == "hide-60-20-20":
-        table = _distinct(table, protocol)
-        _check_hides(table, protocol, fewest=3)
+        table = distinct_pictures(table, protocol)
+        check_hides(table, protocol, fewest=3)
         parts = group_parts(table, generator)
     else:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
@@ -72,14 +71,14 @@ def _random_parts(labels: pd.Series, generator: np.random.Generator, *, test: fl
     return parts
 
 
-def _distinct(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+def distinct_pictures(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
     """The rows that are no copy of another file."""
     if "copy_of" not in table:
         raise ValueError(f"{protocol} needs to know which pictures are copies. {AUDIT_FIRST}")
     return table[table["copy_of"] == table["file"]]
 
 
-def _check_hides(table: pd.DataFrame, protocol: str, *, fewest: int) -> None:
+def check_hides(table: pd.DataFrame, protocol: str, *, fewest: int) -> None:
     if "group" not in table:
         raise ValueError(f"{protocol} needs every picture's hide. {AUDIT_FIRST}")
     groups = table["group"]
@@ -92,43 +91,25 @@ def _check_hides(table: pd.DataFrame, protocol: str, *, fewest: int) -> None:
         raise ValueError(f"{protocol} needs at least {fewest} hides; there are {groups.nunique()}")
 
 
-def split_folds(table: pd.DataFrame, protocol: str, *, seed: int = 42) -> dict[str, pd.DataFrame]:
-    """The splits of a protocol by name, without copies; the same seed gives the same splits.
+def hide_folds(table: pd.DataFrame, *, seed: int = 42) -> dict[str, pd.DataFrame]:
+    """The splits ``hide-5fold/1`` ... ``/5``, stratified by class, without copies, no hide in two parts.
 
-    Protocols:
-        ``hide-5fold/1`` ... ``/5``: folds stratified by class, hides kept apart; validation is a fold of the rest.
-        ``leave-one-defect-out/pinhole/1`` ...: these folds, but the class is absent from training and validation, and
-            test holds only that class and normal images. The true test of anomaly detection.
-        ``within-hide/<hide>``, for each hide with 20 images or more of two classes or more: of each such class the
-            first 60 % by file number are training, the next 20 % validation, the last 20 % test. The hide's colour
-            cannot help, a photograph's can; neighbouring tiles meet at two borders only.
-
-    Raises:
-        ValueError: If the protocol is unknown, the table lacks ``group`` or ``copy_of``, or there are too few hides.
+    Validation is a fold of the rest. Raises ValueError if the table lacks ``group`` or ``copy_of``, or there are fewer
+    than ten hides.
     """
-    if protocol not in FOLD_PROTOCOLS:
-        raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(FOLD_PROTOCOLS)}")
-    pictures = _distinct(table, protocol)
-    _check_hides(pictures, protocol, fewest=1 if protocol == "within-hide" else 2 * FOLDS)
-    if protocol == "within-hide":
-        return _within_hides(pictures)
-    folds = _hide_folds(pictures, seed)
-    if protocol == "hide-5fold":
-        return folds
-    classes, splits = classes_of(table), {}
-    for defect in classes.names:
-        for number, fold in enumerate(folds.values(), start=1):
-            if defect != classes.normal:
-                test = fold["part"] == "test"
-                kept = np.where(test, fold["label"].isin([defect, classes.normal]), fold["label"] != defect)
-                splits[f"{protocol}/{defect}/{number}"] = fold[kept]
+    pictures = distinct_pictures(table, "hide-5fold")
+    check_hides(pictures, "hide-5fold", fewest=2 * FOLDS)
+    folds, splits = stratified_folds(pictures, FOLDS, seed), {}
+    for number in range(FOLDS):
+        part = np.where(folds == number, "test", "train").astype(object)
+        splits[f"hide-5fold/{number + 1}"] = rotations(pictures.assign(part=part), seed=seed)[0]
     return splits
 
 
 def rotations(split: pd.DataFrame, *, seed: int = 42) -> list[pd.DataFrame]:
     """A split by hide four times: the test part stays, every fold by hide of the rest is validation once.
 
-    With the seed that `split_folds` was given, the first rotation of ``hide-5fold`` is the split itself.
+    With the seed that `hide_folds` was given, the first rotation is the split itself.
     """
     rest, rotated = split[split["part"] != "test"], []
     folds = stratified_folds(rest, FOLDS - 1, seed)
@@ -137,28 +118,6 @@ def rotations(split: pd.DataFrame, *, seed: int = 42) -> list[pd.DataFrame]:
         part[rest.index[folds == number]] = "validation"
         rotated.append(split.assign(part=part))
     return rotated
-
-
-def _hide_folds(table: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
-    folds, splits = stratified_folds(table, FOLDS, seed), {}
-    for number in range(FOLDS):
-        part = np.where(folds == number, "test", "train").astype(object)
-        splits[f"hide-5fold/{number + 1}"] = rotations(table.assign(part=part), seed=seed)[0]
-    return splits
-
-
-def _within_hides(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    splits = {}
-    for hide, rows in table.groupby("group"):
-        sizes = rows["label"].value_counts()
-        rows = rows[rows["label"].map(sizes) >= FEWEST]
-        if rows["label"].nunique() < 2:
-            continue
-        rows = rows.sort_values("file", key=lambda files: files.map(natural_key))
-        place = (rows.groupby("label").cumcount() + 0.5) / rows["label"].map(sizes)
-        part = np.select([place < 0.6, place < 0.8], ["train", "validation"], "test")
-        splits[f"within-hide/{hide}"] = rows.assign(part=part).sort_index()
-    return splits
 
 
 def natural_key(file: str) -> list[tuple[int, str]]:
@@ -172,22 +131,14 @@ def mvtec_split(table: pd.DataFrame, protocol: str, *, seed: int = 0) -> tuple[p
     Protocols:
         ``mvtec-full``: all of train/good, as published.
         ``<k>-shot``, e.g. ``4-shot``: k images of train/good, drawn by the seed; all of them if there are k.
-        ``normals-16``: the first four of train/good and every second of the first 24 of test/good are normal; test is
-            the rest. For copies of the set with few training images.
 
     Raises ValueError if the protocol is unknown or there are too few normal images.
     """
     train = table[(table["part"] == "train") & (table["defect"] == "good")].sort_values("file")
     test = table[table["part"] == "test"]
-    if protocol == "normals-16":
-        good = test[test["defect"] == "good"].sort_values("file").iloc[0:24:2]
-        normals, test = pd.concat([train.iloc[:4], good]), test.drop(index=good.index)
-        if len(normals) != 16:
-            raise ValueError("normals-16 needs 4 images of train/good and 24 of test/good")
-        return normals.reset_index(drop=True), test.reset_index(drop=True)
     shots = re.fullmatch(r"([1-9]\d*)-shot", protocol)
     if not shots and protocol != "mvtec-full":
-        raise ValueError(f"protocol is {protocol!r}; expected mvtec-full, normals-16 or <k>-shot")
+        raise ValueError(f"protocol is {protocol!r}; expected mvtec-full or <k>-shot")
     wanted = int(shots[1]) if shots else FULL_TRAINING_SET
     if len(train) < wanted or (len(train) > wanted and not shots):
         raise ValueError(f"{protocol} needs {wanted} images of train/good; there are {len(train)}")

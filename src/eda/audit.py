@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from ..data.splits import rotations, split_folds, split_index
+from ..data.splits import hide_folds, rotations, split_index
 from ..data.tables import HIDES, Classes, classes_of, digests
 from ..metrics import macro_f1
 from .copies import NEAR, copy_groups, near_duplicates
@@ -103,7 +103,7 @@ def colour_only_baseline(table: pd.DataFrame, *, seed: int = 42) -> dict[str, di
             if name == "random":
                 folds = [[split_index(table, protocol, seed=seed, needed=("train", "test"))]]
             else:
-                folds = [rotations(fold, seed=seed) for fold in split_folds(table, protocol, seed=seed).values()]
+                folds = [rotations(fold, seed=seed) for fold in hide_folds(table, seed=seed).values()]
         except ValueError as error:
             log.warning("no colour-only baseline: %s", error)
             continue

@@ -6,20 +6,19 @@ import pytest
 import sklearn
 from sklearn.model_selection import StratifiedGroupKFold
 
-from src.config import CLASS_NAMES, FOLD_PROTOCOLS, PROTOCOLS, paths
+from src.config import CLASS_NAMES, PROTOCOLS
 from src.data.splits import (
     PARTS,
+    hide_folds,
     mvtec_split,
     protocol_name,
     rotations,
-    split_folds,
     split_index,
     transfer_normals,
 )
 
 NORMAL_CLASS = "non_defective"
 sklearn_version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
-DEFECTS = [name for name in CLASS_NAMES if name != NORMAL_CLASS]
 
 
 def table_of(sizes, *, groups=None):
@@ -32,35 +31,6 @@ def table_of(sizes, *, groups=None):
 
 def distinct(table):
     return table[table["copy_of"] == table["file"]]
-
-
-@pytest.fixture(params=range(4))
-def audited(request):
-    """Six classes on 24 hides, most of one class, with copies on the same and on other hides."""
-    generator = np.random.default_rng(request.param)
-    rows = []
-    for hide in range(24):
-        classes = generator.choice(CLASS_NAMES, 1 + 2 * (hide % 3 == 0), replace=False)
-        if hide < 6:
-            classes[0] = CLASS_NAMES[hide]  # every class somewhere
-        for label in dict.fromkeys(classes):
-            for number in range(generator.integers(22, 45)):
-                file = f"{label}/tile ({1000 * hide + number}).jpg"
-                earlier = [row[3] for row in rows if row[1] == label]
-                copied = number > 21 and earlier and generator.random() < 0.4
-                rows.append((file, label, str(hide), generator.choice(earlier) if copied else file))
-    return pd.DataFrame(rows, columns=["file", "label", "group", "copy_of"])
-
-
-SAVED = paths.root / "reports" / "baselines" / "splits"
-
-
-@pytest.fixture(scope="module")
-def real():
-    """The published set, as the splits in the project name it."""
-    whole, pictures = (pd.read_csv(SAVED / f"random-{shares}.csv.gz") for shares in ("80-20", "60-20-20"))
-    table = whole.rename(columns={"path": "file"}).drop(columns="part")
-    return table.assign(copy_of=table["file"].where(table["file"].isin(pictures["path"]), "another file"))
 
 
 @pytest.mark.parametrize(
@@ -184,14 +154,14 @@ def test_impossible_splits_are_refused(table, protocol, message):
         split_index(table, protocol)
 
 
-BY_HIDE = ("hide-60-20-20", *FOLD_PROTOCOLS)
+BY_HIDE = ("hide-60-20-20", "hide-5fold")
 
 
 def split_by(protocol, table):
-    return split_index(table, protocol) if protocol in PROTOCOLS else split_folds(table, protocol)
+    return split_index(table, protocol) if protocol in PROTOCOLS else hide_folds(table)
 
 
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, *FOLD_PROTOCOLS])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "hide-5fold"])
 def test_what_a_protocol_promises_needs_the_list_of_notebook_2(audited, protocol):
     needed = (["copy_of"] if protocol != "random-80-20" else []) + (["group"] if protocol in BY_HIDE else [])
     for column in needed:
@@ -205,45 +175,35 @@ def test_what_a_protocol_promises_needs_the_list_of_notebook_2(audited, protocol
 # -- folds ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["hide-60-20-20", "hide-5fold", "leave-one-defect-out"])
+@pytest.mark.parametrize("protocol", ["hide-60-20-20", "hide-5fold"])
 def test_no_hide_and_no_copy_crosses(audited, protocol):
     assert (audited["copy_of"] != audited["file"]).sum() > 20
     if protocol in PROTOCOLS:
         splits = [split_index(audited.assign(label="pinhole"), protocol)]  # rare classes would not reach all parts
     else:
-        splits = split_folds(audited, protocol).values()
+        splits = hide_folds(audited).values()
     for split in splits:
         assert (split.groupby("group")["part"].nunique() == 1).all()
         assert not split["copy_of"].duplicated().any()
         assert set(split["part"]) <= set(PARTS) and {"train", "validation"} <= set(split["part"])
 
 
-@pytest.mark.parametrize("protocol", ["random-60-20-20", "within-hide"])
-def test_no_copy_crosses_where_hides_do(audited, protocol):
-    splits = [split_index(audited, protocol)] if protocol in PROTOCOLS else split_folds(audited, protocol).values()
-    for split in splits:
-        assert not split["copy_of"].duplicated().any() and set(split["part"]) == set(PARTS)
+def test_no_copy_crosses_where_hides_do(audited):
+    split = split_index(audited, "random-60-20-20")
+    assert not split["copy_of"].duplicated().any() and set(split["part"]) == set(PARTS)
 
 
-def test_the_files_of_the_real_set_keep_hides_apart_and_are_what_the_seed_draws(real):
-    files = {file.relative_to(SAVED).as_posix().removesuffix(".csv.gz"): file for file in SAVED.rglob("*.csv.gz")}
-    saved = {name: pd.read_csv(file) for name, file in files.items()}
-    assert (len(real), (real["copy_of"] == real["file"]).sum(), len(saved)) == (3600, 3023, 1 + 1 + 5 + 25 + 6)
-    table = real
-    drawn = {protocol: split_index(table, protocol) for protocol in PROTOCOLS[:2]}
-    for protocol in FOLD_PROTOCOLS:
-        drawn |= split_folds(table, protocol)
-    assert set(drawn) == set(saved)
-    for name, split in saved.items():
-        assert split[["path", "label", "group", "part"]].to_numpy().tolist() == (
-            drawn[name][["file", "label", "group", "part"]].to_numpy().tolist()
-        )
-        if name.startswith(("hide-5fold", "leave-one-defect-out")):
-            assert (split.groupby("group")["part"].nunique() == 1).all()
+def test_folds_are_seeded_and_leave_the_table_alone(audited):
+    before = audited.copy()
+    first, second = (hide_folds(audited, seed=3) for _ in range(2))
+    pd.testing.assert_frame_equal(audited, before)
+    assert list(first) == list(second)
+    for name, split in first.items():
+        pd.testing.assert_frame_equal(split, second[name])
 
 
 def test_five_folds_test_every_picture_once(audited):
-    folds = split_folds(audited, "hide-5fold")
+    folds = hide_folds(audited)
     assert list(folds) == [f"hide-5fold/{number}" for number in range(1, 6)]
     tested = pd.concat([fold[fold["part"] == "test"] for fold in folds.values()])
     assert sorted(tested["file"]) == sorted(distinct(audited)["file"])
@@ -254,7 +214,7 @@ def test_five_folds_test_every_picture_once(audited):
 @pytest.mark.parametrize("seed", range(5))
 def test_folds_are_those_of_the_library_where_it_stratifies(real, seed):
     table = distinct(real)
-    folds = split_folds(real, "hide-5fold", seed=seed).values()
+    folds = hide_folds(real, seed=seed).values()
     library = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(table, table["label"], table["group"])
     for fold, (_, test) in zip(folds, library, strict=True):
         assert (fold["part"] == "test").to_numpy().nonzero()[0].tolist() == test.tolist()
@@ -263,13 +223,13 @@ def test_folds_are_those_of_the_library_where_it_stratifies(real, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_folds_of_hides_that_are_all_alike_are_even(seed):
     """Every choice is a tie there: the folds are as large and as mixed as each other, whatever the last bit says."""
-    folds = split_folds(hides_of_one_class(CLASS_NAMES, 5, 7), "hide-5fold", seed=seed)
+    folds = hide_folds(hides_of_one_class(CLASS_NAMES, 5, 7), seed=seed)
     for fold in folds.values():
         assert fold[fold["part"] == "test"].groupby("label")["group"].nunique().tolist() == [1] * 6
 
 
 def test_rotations_validate_every_other_image_once_and_keep_hides_apart(audited):
-    for fold in split_folds(audited, "hide-5fold").values():
+    for fold in hide_folds(audited).values():
         rotated = rotations(fold)
         assert len(rotated) == 4
         pd.testing.assert_frame_equal(rotated[0], fold)
@@ -280,53 +240,12 @@ def test_rotations_validate_every_other_image_once_and_keep_hides_apart(audited)
             assert ((split["part"] == "test") == (fold["part"] == "test")).all()
 
 
-def test_the_defect_that_is_left_out_is_only_tested(audited):
-    splits = split_folds(audited, "leave-one-defect-out")
-    folds = split_folds(audited, "hide-5fold")
-    assert len(splits) == len(DEFECTS) * len(folds)
-    for name, split in splits.items():
-        _, defect, number = name.split("/")
-        parts = {part: set(rows["label"]) for part, rows in split.groupby("part")}
-        assert defect not in parts["train"] | parts["validation"]
-        assert parts.get("test", set()) <= {defect, NORMAL_CLASS}
-        fold = folds[f"hide-5fold/{number}"]
-        test = fold[(fold["part"] == "test") & fold["label"].isin([defect, NORMAL_CLASS])]
-        assert sorted(split.loc[split["part"] == "test", "file"]) == sorted(test["file"])
-
-
-def test_within_a_hide_blocks_follow_the_file_numbers():
-    files = [f"{label}/x ({number}).jpg" for label in ("pinhole", "grain_off") for number in range(1, 31)]
-    table = pd.DataFrame({"file": files, "label": ["pinhole"] * 30 + ["grain_off"] * 30, "group": "a"})
-    few = pd.DataFrame({"file": [f"loose_grain/{i}.jpg" for i in range(19)], "label": "loose_grain", "group": "a"})
-    alone = pd.DataFrame({"file": [f"non_defective/{i}.jpg" for i in range(40)], "label": NORMAL_CLASS, "group": "b"})
-    shuffled = pd.concat([table, few, alone]).sample(frac=1, random_state=0)
-    splits = split_folds(shuffled.assign(copy_of=shuffled["file"]), "within-hide")
-    assert list(splits) == ["within-hide/a"]  # one class on a hide cannot be told from others
-    rows = splits["within-hide/a"].set_index("file")["part"]
-    assert len(rows) == 60
-    for label in ("pinhole", "grain_off"):
-        parts = [rows[f"{label}/x ({number}).jpg"] for number in range(1, 31)]
-        assert parts == ["train"] * 18 + ["validation"] * 6 + ["test"] * 6
-
-
-@pytest.mark.parametrize("protocol", FOLD_PROTOCOLS)
-def test_folds_are_seeded_and_leave_the_table_alone(audited, protocol):
-    before = audited.copy()
-    first, second = (split_folds(audited, protocol, seed=3) for _ in range(2))
-    pd.testing.assert_frame_equal(audited, before)
-    assert list(first) == list(second)
-    for name, split in first.items():
-        pd.testing.assert_frame_equal(split, second[name])
-
-
 def test_impossible_folds_are_refused():
     table = table_of(dict.fromkeys(CLASS_NAMES, 30))
-    with pytest.raises(ValueError, match="'hide'.*hide-5fold"):
-        split_folds(table, "hide")
     with pytest.raises(ValueError, match="on a hide of its own"):
-        split_folds(table, "hide-5fold")
+        hide_folds(table)
     with pytest.raises(ValueError, match="at least 10 hides; there are 9"):
-        split_folds(table_of(dict.fromkeys(CLASS_NAMES, 30), groups=9), "hide-5fold")
+        hide_folds(table_of(dict.fromkeys(CLASS_NAMES, 30), groups=9))
 
 
 def test_normals_for_the_transfer_are_drawn_from_training_by_the_seed():
@@ -347,13 +266,6 @@ def mvtec(train=4, good=32):
     rows += [("test", "cut", f"test/cut/{i:03d}.png") for i in range(3)]
     table = pd.DataFrame(rows, columns=["part", "defect", "file"])
     return table.sample(frac=1, random_state=0)
-
-
-def test_normals_16_by_hand():
-    normals, test = mvtec_split(mvtec(train=6), "normals-16")
-    assert list(normals["file"][:4]) == [f"train/good/{i:03d}.png" for i in range(4)]
-    assert list(normals["file"][4:]) == [f"test/good/{i:03d}.png" for i in range(0, 24, 2)]
-    assert len(test) == 32 + 3 - 12 and not set(test["file"]) & set(normals["file"])
 
 
 @pytest.mark.parametrize("shots", [1, 3, 10])
@@ -386,5 +298,3 @@ def test_all_training_images_are_the_published_protocol():
 def test_impossible_mvtec_protocols_are_refused(protocol, message):
     with pytest.raises(ValueError, match=message):
         mvtec_split(mvtec(), protocol)
-    with pytest.raises(ValueError, match="24 of test/good"):
-        mvtec_split(mvtec(good=20), "normals-16")
