@@ -43,6 +43,7 @@ BOMB = 100_000_000  # bytes that a file may have and still be packed a hundredfo
 class Member(NamedTuple):
     """A file in an archive."""
 
+    name: str
     size: int  # bytes when unpacked
     packed: int  # bytes that it takes in the archive, at most
     open: Callable[[], IO[bytes]]
@@ -61,7 +62,7 @@ def install(given: Path, data: Path, *, wanted: tuple[str, ...], left: dict[str,
     with _open_members(given) as members, writing(data):
         plan = _plan_files(given, members, wanted)
         taken = set(plan.values())
-        others = left_out(name for name, member in members if member not in taken)
+        others = left_out(member.name for member in members if member not in taken)
         (left if left is not None else {}).update({f"from {given.name}, {why}": files for why, files in others.items()})
         sizes = {file: member.size for file, member in plan.items()}
         require_space(data, sum(sizes.values()), purpose=f"unpacking {given.name}")
@@ -89,25 +90,22 @@ def files_below(folder: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def _open_members(given: Path) -> Iterator[list[tuple[str, Member]]]:
+def _open_members(given: Path) -> Iterator[list[Member]]:
     try:
         if given.is_dir():
-            sizes = {name: (path, path.stat().st_size) for name, path in files_below(given).items()}
-            yield [(name, Member(size, size, partial(path.open, "rb"))) for name, (path, size) in sizes.items()]
+            sizes = [(name, path, path.stat().st_size) for name, path in files_below(given).items()]
+            yield [Member(name, size, size, partial(path.open, "rb")) for name, path, size in sizes]
         elif zipfile.is_zipfile(given):
             with zipfile.ZipFile(given) as opened:
                 infos = [info for info in opened.infolist() if not info.filename.endswith("/")]
-                yield [(i.filename, Member(i.file_size, i.compress_size, partial(opened.open, i))) for i in infos]
+                yield [Member(i.filename, i.file_size, i.compress_size, partial(opened.open, i)) for i in infos]
         elif tarfile.is_tarfile(given):
             with tarfile.open(given) as opened:
                 yield _tar_members(opened, given.stat().st_size)
         else:
             raise DataError(_name_kind(given))
     except (*DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # a place before the start
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a place before the start
             raise
         raise DataError(f"{given} cannot be unpacked: {error}. Fetch it again, or unpack it by hand.") from error
 
@@ -123,7 +121,7 @@ def _name_kind(given: Path) -> str:
     return f"{given} is {what}. Fetch it again in a browser."
 
 
-def _tar_members(opened: tarfile.TarFile, packed: int) -> list[tuple[str, Member]]:
+def _tar_members(opened: tarfile.TarFile, packed: int) -> list[Member]:
     infos = [info for info in opened.getmembers() if not info.isdir()]
     for info in infos:
         if not info.isfile():
@@ -131,15 +129,15 @@ def _tar_members(opened: tarfile.TarFile, packed: int) -> list[tuple[str, Member
     opened.fileobj.seek(opened.offset)
     if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # the library takes it for the end
         raise tarfile.ReadError(f"damaged or cut off at byte {opened.offset:,}")
-    return [(info.name, Member(info.size, packed, partial(opened.extractfile, info))) for info in infos]
+    return [Member(info.name, info.size, packed, partial(opened.extractfile, info)) for info in infos]
 
 
-def _plan_files(given: Path, members: list[tuple[str, Member]], wanted: tuple[str, ...]) -> dict[str, Member]:
+def _plan_files(given: Path, members: list[Member], wanted: tuple[str, ...]) -> dict[str, Member]:
     """The members to take, by the path below the data folder that they will have; DataError unless sets are whole."""
     plan, homes = {}, {}
-    for name, member in members:
+    for member in members:
         # Some Windows programs write folders so; behind a letter that is not ASCII it may be half of that letter.
-        name = re.sub(r"(?<![^\x00-\x7f])\\", "/", name)
+        name = re.sub(r"(?<![^\x00-\x7f])\\", "/", member.name)
         if re.match("/|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
             raise DataError(f"{given} wants to write outside its folder, to {name}: do not use it")
         part, home, inside = _place(name)

@@ -19,14 +19,8 @@ from .pictures import is_picture, load_image
 from .tables import HIDES, class_root, classes_of, index_images
 
 CLASSES, MVTEC = PARTS = (KAGGLE_FOLDER, MVTEC_FOLDER)
-OWN = (
-    "manifest.json",
-    "sample.json",
-    "sample",
-    "hides",
-    "hides_truth",
-    "README.md",
-)  # what this project keeps in data/ besides
+# What this project keeps in data/ besides.
+OWN = ("manifest.json", "sample.json", "sample", "hides", "hides_truth", "README.md")
 
 
 class DataError(ValueError):
@@ -111,9 +105,8 @@ def _read_manifest(place: str) -> tuple[dict[str, dict], Entry | None]:
     try:
         entries = json.loads(paths.manifest.read_text(encoding="utf-8")).get("entries", {})
         known = Entry(**entries[place]) if place in entries else None
-        if known and not all(
-            isinstance(part, dict) for part in (known.source, known.sizes, known.checksums, known.left)
-        ):
+        tables = (known.source, known.sizes, known.checksums, known.left) if known else ()
+        if not all(isinstance(table, dict) for table in tables):
             raise TypeError("a table of files is missing")
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{paths.manifest} is damaged ({error}): delete it, and it is made anew.") from error

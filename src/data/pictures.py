@@ -6,7 +6,7 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -37,11 +37,11 @@ def is_picture(name: str | Path) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).name.startswith(".")
 
 
-def load_image(path: str | Path, *, depth: tuple[float, float] | None = None) -> Image.Image:
+def load_image(path: str | Path) -> Image.Image:
     """A picture as 8-bit RGB, upright, whatever it was stored as; transparent ones are laid on white.
 
-    Deep grey (16 or 32 bits, floats) is scaled by the range that the file's tags name, else by ``depth``, what is black
-    and white in the whole set, else by its type's, never by the picture's own: brightness stays comparable.
+    Deep grey (16 or 32 bits, floats) is scaled by the range that the file's tags name, else by its type's, never by the
+    picture's own: brightness stays comparable.
 
     Raises UnreadableImageError if the file is missing, no image, truncated, larger than 178 megapixels, or its values
     do not tell their range.
@@ -51,7 +51,7 @@ def load_image(path: str | Path, *, depth: tuple[float, float] | None = None) ->
         image.load()
         turn = TURNS.get(orientation(image))
         if image.mode in DEEP_MODES:
-            image = _eight_bits(image, _tagged_range(image) or depth or _range_of_type(image))
+            image = _eight_bits(image, _tagged_white(image) or _white_of_type(image))
         elif ";16" in packed:  # colour, of which the decoder has kept the upper bytes
             bands = np.array(image.getextrema())[:3] * 257
             _require_levels(image, bands.min(), bands.max())
@@ -65,16 +65,6 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     """Width and height as stored, from the file's header alone; raises as `load_image`."""
     with open_picture(path) as image:
         return image.size
-
-
-def common_range(files: Iterable[str | Path]) -> tuple[float, float] | None:
-    """The ``depth`` of a set: lowest and highest value of its deep pictures without tags; None if all are alike."""
-    ends = set()
-    for path in files:
-        with open_picture(path) as image:
-            if image.mode in DEEP_MODES and not _tagged_range(image):
-                ends.update(_extrema(image))
-    return (min(ends), max(ends)) if len(ends) > 1 else None
 
 
 @contextmanager
@@ -134,20 +124,20 @@ def _is_negative(image: Image.Image) -> bool:
     return getattr(image, "tag_v2", {}).get(262) == 0  # PhotometricInterpretation: white is zero
 
 
-def _tagged_range(image: Image.Image) -> tuple[float, float] | None:
+def _tagged_white(image: Image.Image) -> float | None:
     """By BitsPerSample or (S)MaxSampleValue, of which all but 1 and 2^n - 1 only describe this picture."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(258, (0,))[0]
     whites = [2**bits - 1 if 8 < bits < 16 else 0, *(np.ravel(tags.get(tag, 0))[0] for tag in (341, 281))]
-    return next(((0, float(white)) for white in whites if white > 0 and np.log2(white + 1.0) % 1 == 0), None)
+    return next((float(white) for white in whites if white > 0 and np.log2(white + 1.0) % 1 == 0), None)
 
 
-def _range_of_type(image: Image.Image) -> tuple[float, float]:
+def _white_of_type(image: Image.Image) -> float:
     low, high = _extrema(image)
     is_wide = image.mode in "IF" and image.format != "PNG"  # PNG has 16 bits, whatever Pillow makes of them
     white = FULL if not is_wide or high > 255 else 1 if image.mode == "F" and high <= 1 else 255
     _require_levels(image, *((white - high, white - low) if _is_negative(image) else (low, high)), white=white)
-    return 0, white
+    return white
 
 
 def _require_levels(image: Image.Image, low: float, high: float, *, white: int = FULL) -> None:
@@ -156,12 +146,13 @@ def _require_levels(image: Image.Image, low: float, high: float, *, white: int =
     if low < 0 or high > white or uses_little:
         raise UnreadableImageError(
             f"the values of {image.filename}, {low:g} to {high:g}, do not tell their range; its type has 0 to {white}. "
-            "Give one range for the whole set, by common_range, or convert the set to 8 bits with one range."
+            "Convert the whole set to 8 bits with one range."
         )
 
 
-def _eight_bits(image: Image.Image, depth: tuple[float, float]) -> Image.Image:
-    black, white = depth[::-1] if _is_negative(image) else depth
+def _eight_bits(image: Image.Image, white: float) -> Image.Image:
+    """Grey of values from 0 to ``white``, or the other way round in a negative."""
+    black, white = (white, 0) if _is_negative(image) else (0, white)
     grey = Image.new("L", image.size)
     top = 0
     for values in _strips(image):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from src.data import pictures
-from src.data.pictures import UnreadableImageError, common_range, is_picture, load_image, load_mask
+from src.data.pictures import UnreadableImageError, is_picture, load_image, load_mask
 
 WIDTH, HEIGHT = 6, 4
 
@@ -216,8 +216,8 @@ def ramp(low, high, dtype="<u2"):
     return np.linspace(low, high, 64 * 40).reshape(40, 64).astype(dtype)
 
 
-def grey_of(path, **options):
-    return np.asarray(load_image(path, **options))[..., 0].astype(float)
+def grey_of(path):
+    return np.asarray(load_image(path))[..., 0].astype(float)
 
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4", "<f4"])
@@ -244,30 +244,20 @@ def test_values_that_use_their_type_are_scaled_by_it_strip_by_strip(tmp_path, mo
         ("negative-floats.tif", ramp(-1, 1, "<f4")),
     ],
 )
-def test_values_that_do_not_tell_their_range_are_an_error_until_the_set_tells_it(tmp_path, name, values):
+def test_values_that_do_not_tell_their_range_are_an_error(tmp_path, name, values):
     path = tmp_path / name
     Image.fromarray(values).save(path)
-    with pytest.raises(UnreadableImageError, match=f"{name}, .* do not tell their range.*whole set, by common_range"):
+    with pytest.raises(UnreadableImageError, match=f"{name}, .* do not tell their range.*whole set to 8 bits"):
         load_image(path)
-    Image.fromarray(np.full_like(values, values.max() + (values.max() - values.min()))).save(tmp_path / f"2-{name}")
-    depth = common_range([path, tmp_path / f"2-{name}"])
-    grey = grey_of(path, depth=depth)
-    assert grey.min() == 0 and abs(grey.max() - 127.5) <= 1  # by the range of both, never by its own
-    assert np.corrcoef(grey.ravel(), values.ravel())[0, 1] > 0.999
-
-
-def test_a_set_without_deep_pictures_has_no_range(tmp_path):
-    photograph().save(tmp_path / "x.png")
-    assert common_range([tmp_path / "x.png"]) is None and common_range([]) is None
-    assert load_image(tmp_path / "x.png", depth=(0, 5)).tobytes() == photograph().tobytes()
 
 
 @pytest.mark.parametrize(("tag", "value"), [(281, 4095), (341, 1023), (341, 255)])
 def test_the_range_that_tags_name_is_taken_before_all_others(tmp_path, tag, value):
     values = ramp(0, value / 2)
     Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo={tag: value})
-    grey = grey_of(tmp_path / "x.tif", depth=(0, 77))
-    assert abs(grey.max() - 127.5) <= 1 and common_range([tmp_path / "x.tif"]) is None
+    grey = grey_of(tmp_path / "x.tif")
+    assert grey.min() == 0 and abs(grey.max() - 127.5) <= 1  # by the tag, never by the picture's own
+    assert np.corrcoef(grey.ravel(), values.ravel())[0, 1] > 0.999
 
 
 def test_tags_that_only_describe_the_picture_are_no_range(tmp_path):
@@ -276,31 +266,31 @@ def test_tags_that_only_describe_the_picture_are_no_range(tmp_path):
         load_image(tmp_path / "x.tif")
 
 
-def white_is_zero(values):
+def white_is_zero(values, **options):
     """A TIFF of one strip whose PhotometricInterpretation says that white is zero, which Pillow does not write."""
-    content = bytearray(encoded(Image.fromarray(values), "TIFF"))
+    content = bytearray(encoded(Image.fromarray(values), "TIFF", **options))
     place = content.index(struct.pack("<HHI", 262, 3, 1) + struct.pack("<H", 1))
     content[place + 8] = 0
     return bytes(content)
 
 
-@pytest.mark.parametrize(("values", "options"), [(ramp(0, 60395), {}), (ramp(0, 235), {"depth": (0, 255)})])
-def test_white_is_zero_is_no_negative(tmp_path, values, options):
-    white = options.get("depth", (0, 65535))[1]
-    (tmp_path / "x.tif").write_bytes(white_is_zero((white - values.astype(int)).astype("<u2")))
-    Image.fromarray(values).save(tmp_path / "y.tif")
-    first, second = (grey_of(tmp_path / name, **options) for name in ("x.tif", "y.tif"))
+@pytest.mark.parametrize(("values", "tags"), [(ramp(0, 60395), {}), (ramp(0, 235), {281: 255})])
+def test_white_is_zero_is_no_negative(tmp_path, values, tags):
+    white = tags.get(281, 65535)
+    (tmp_path / "x.tif").write_bytes(white_is_zero((white - values.astype(int)).astype("<u2"), tiffinfo=tags))
+    Image.fromarray(values).save(tmp_path / "y.tif", tiffinfo=tags)
+    first, second = (grey_of(tmp_path / name) for name in ("x.tif", "y.tif"))
     assert np.abs(first - second).max() <= 1 and first.std() > 60
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("options", [{}, {"depth": (0, 1)}])
-def test_values_that_are_no_numbers_are_an_error(tmp_path, value, options):
+@pytest.mark.parametrize("tags", [{}, {281: 1}])
+def test_values_that_are_no_numbers_are_an_error(tmp_path, value, tags):
     values = ramp(0, 1, "<f4")
     values[20, 30] = value
-    Image.fromarray(values).save(tmp_path / "x.tif")
+    Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo=tags)
     with pytest.raises(UnreadableImageError, match="x.tif: it holds values that are infinite or no numbers"):
-        load_image(tmp_path / "x.tif", **options)
+        load_image(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize(("high", "fits"), [(4095, False), (60000, True)])
