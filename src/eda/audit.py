@@ -20,6 +20,7 @@ from .hides import HIDE_DISTANCE, group_hides
 log = logging.getLogger(__name__)
 
 COLOUR_NUMBERS = ("red", "green", "blue", "red_std", "green_std", "blue_std")
+TREES = 300  # of a forest
 OTHER_DISTANCES = (8.0, 9.0, 11.0, 12.0)  # that the hides are grouped with too, to see how stable they are
 
 
@@ -116,7 +117,7 @@ def colour_only_baseline(table: pd.DataFrame, *, seed: int = 42) -> dict[str, di
 def _forest(split: pd.DataFrame, classes: Classes, seed: int) -> np.ndarray:
     """Class probabilities (n, classes) of the test images, learned from those of training."""
     train, test = (split[split["part"] == part] for part in ("train", "test"))
-    forest = RandomForestClassifier(300, random_state=seed, n_jobs=-1)
+    forest = RandomForestClassifier(TREES, random_state=seed, n_jobs=-1)
     forest.fit(train[list(COLOUR_NUMBERS)], train["label"])
     probabilities = pd.DataFrame(forest.predict_proba(test[list(COLOUR_NUMBERS)]), columns=forest.classes_)
     return probabilities.reindex(columns=list(classes.names), fill_value=0.0).to_numpy()  # a fold may lack a class

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.ensemble import RandomForestClassifier
 
 from src.config import CLASS_NAMES
 from src.data.tables import index_images, read_image_list, write_image_list
@@ -16,6 +15,14 @@ from src.eda.describe import describe_images
 from src.synthetic.leather import render_leather
 
 COLOURS = ((170, 60, 60), (60, 150, 60), (60, 60, 170), (160, 160, 50), (110, 110, 110), (150, 60, 150))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_forests():
+    """What a forest of colours learns here, it learns with few trees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit_module, "TREES", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +139,8 @@ def test_two_and_seven_classes(tmp_path, names):
     assert audited.report["colour_only_baseline"]["random"]["chance"] == pytest.approx(1 / len(names))
 
 
-def test_classes_of_three_pictures_need_no_validation_part(tmp_path, monkeypatch):
+def test_classes_of_three_pictures_need_no_validation_part(tmp_path):
     """The forest of colours has no use for one."""
-    monkeypatch.setattr(
-        audit_module, "RandomForestClassifier", lambda *_, **__: RandomForestClassifier(5, random_state=0)
-    )
     generator = np.random.default_rng(0)
     for label in ("bad", "good"):
         (tmp_path / label).mkdir()
