@@ -12,6 +12,7 @@ import argparse
 import datetime
 import json
 import shutil
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,16 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import trange
 
 from src.backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
 from src.config import paths
-from src.files import identity_of
+from src.files import identity_of, whole_file
 from src.localisation.channels import FINE
 from src.localisation.encoder import TILE, Encoder
-from src.localisation.head import DefectHead, Head, HeadFacts, load_head, save_head
+from src.localisation.head import DefectHead, Head, HeadFacts, head_digest, load_head
 from tools.boxes import BOX, USES, shown_boxes, targets
 from tools.head_data import (
     SIDE,
@@ -147,6 +149,15 @@ def prepare(options: argparse.Namespace, encoder: Encoder, *, kinds: tuple[str, 
     }
     originals = boxed.set_index("file")["copy_of"].loc[parts["boxed"].files].to_numpy()
     return Prepared(originals=originals, **parts)
+
+
+def save_head(head: Head, file: Path) -> Path:
+    """Writes weights in float16, and as metadata facts and a digest of both, safetensors."""
+    weights = {name: tensor.half().contiguous() for name, tensor in head.network.state_dict().items()}
+    facts = json.dumps(asdict(head.facts))
+    with whole_file(file) as stream:
+        stream.write(save(weights, {"head": facts, "sha256": head_digest(head.network, facts)}))
+    return Path(file)
 
 
 def parse() -> argparse.Namespace:

@@ -12,8 +12,9 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from src.localisation.head import DefectHead, defect_logits
-from src.localisation.pixel_metrics import best_pixel_threshold, pixel_average_precision, threshold_metrics
+from src.localisation.pixel_metrics import best_pixel_threshold, threshold_metrics
 from src.localisation.regions import Thresholds, judge_map
+from src.metrics import average_precision
 from tools.boxes import BOX
 from tools.head_data import MODES, Examples
 
@@ -40,11 +41,11 @@ def validate(network: DefectHead, prepared: Prepared) -> dict[str, Any]:
     painted = [(expit(slope * logits + offset), truth) for logits, truth in painted]
     outline = best_pixel_threshold(*(np.concatenate(parts, 2) for parts in zip(*painted, strict=True)))
     figures, verdict = {}, {}
-    for number, (mode, pixels) in enumerate(zip(MODES, painted, strict=True)):
+    for number, (mode, (maps, truth)) in enumerate(zip(MODES, painted, strict=True)):
         real = expit(slope * logits_of(network, prepared.boxed, number) + offset)
         figures[mode] = {
-            "painted_pixel_ap": pixel_average_precision(*pixels),
-            **threshold_metrics(*pixels, threshold=outline),
+            "painted_pixel_ap": average_precision(truth.ravel(), maps.ravel()),
+            **threshold_metrics(maps, truth, threshold=outline),
             **boxes_hit(real, boxes),
         }
         verdict[mode] = verdict_thresholds(real, boxes, prepared.originals, outline)

@@ -9,11 +9,9 @@ import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from ..data.pictures import load_image
-from ..metrics import average_precision, bootstrap_interval, image_metrics
+from ..metrics import REPEATS, average_precision, bootstrap_interval, image_metrics
 from .localise import EVALUATION_SIZE, Localisation
 from .pixel_metrics import BINS, pixel_intervals, pixel_metrics, threshold_metrics
-
-REPEATS = 500  # draws of images for an interval
 
 
 def localisation_metrics(shown: Localisation, *, seed: int = 0) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..backbone.vit import Backbone, weights_digest
 from ..config import paths
-from ..files import fitting, identity_of, load_tensors, whole_file
+from ..files import fitting, identity_of, load_tensors
 from .channels import BLOCK, FINE, PIXEL_CHANNELS, REACH, gaussian_blur, spans_of
 
 REMEDY = "remove it, or get it again from the project"
@@ -111,19 +110,6 @@ class Head:
         return torch.sigmoid(self.facts.slope * logits + self.facts.offset).numpy()
 
 
-def save_head(head: Head, file: Path) -> Path:
-    """Writes weights in float16, and as metadata facts and a digest of both, safetensors."""
-    weights = {name: tensor.half().contiguous() for name, tensor in head.network.state_dict().items()}
-    facts = json.dumps(asdict(head.facts))
-    with whole_file(file) as stream:
-        stream.write(save(weights, {"head": facts, "sha256": _digest(head.network, facts)}))
-    return Path(file)
-
-
-def _digest(network: DefectHead, facts: str) -> str:
-    return identity_of(weights_digest(network, dtype=torch.float16), facts)
-
-
 def find_head(backbone: Backbone, folder: Path | None = None) -> Head | None:
     """The head in a folder (default: ``models/heads``) that was trained on these very tokens, or None."""
     heads = (load_head(file, backbone) for file in sorted((folder or paths.heads).glob("*.safetensors")))
@@ -139,7 +125,12 @@ def load_head(file: Path, backbone: Backbone) -> Head | None:
         facts = HeadFacts(**said | {"blocks": tuple(said["blocks"])})
         network = DefectHead(len(facts.blocks))
         network.load_state_dict(load_tensors(file, remedy=REMEDY))
-        if metadata.get("sha256") not in (None, _digest(network, metadata["head"])):
+        if metadata.get("sha256") not in (None, head_digest(network, metadata["head"])):
             raise ValueError("its digest is not that of its content")
     fits = max(facts.blocks) < backbone.depth and facts.tokens == backbone.digest_up_to(max(facts.blocks))
     return Head(network.eval(), facts) if fits else None
+
+
+def head_digest(network: DefectHead, facts: str) -> str:
+    """Of weights in float16 and facts as JSON, as a head's file keeps it."""
+    return identity_of(weights_digest(network, dtype=torch.float16), facts)

@@ -83,12 +83,6 @@ def best_pixel_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
     return float(maps.ravel()[order[ends[best]]])
 
 
-def pixel_average_precision(maps: np.ndarray, masks: np.ndarray) -> float:
-    """The ``pixel_ap`` of `pixel_metrics` alone."""
-    _, ends, hits = _passed(*_checked_maps(maps, masks))
-    return _average_precision(hits, ends + 1 - hits)
-
-
 def _passed(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels from the highest score down; the last position of each value; defective pixels up to there."""
     order = np.argsort(maps.ravel())[::-1]  # no minus sign: it would wrap unsigned maps around
@@ -101,14 +95,10 @@ def _figures(hits: np.ndarray, false: np.ndarray, overlap: np.ndarray) -> dict[s
     false_rate = false / false[-1]
     return {
         "pixel_auroc": _area(false_rate, hits / hits[-1], 1.0),
-        "pixel_ap": _average_precision(hits, false),
+        "pixel_ap": float(np.sum(np.diff(hits / hits[-1], prepend=0) * hits / np.maximum(hits + false, 1))),
         "pixel_f1_max": float((2 * hits / (hits + false + hits[-1])).max()),
         "aupro_30": _area(false_rate, overlap / overlap[-1], 0.3) / 0.3,
     }
-
-
-def _average_precision(hits: np.ndarray, false: np.ndarray) -> float:
-    return float(np.sum(np.diff(hits / hits[-1], prepend=0) * hits / np.maximum(hits + false, 1)))
 
 
 def _at_threshold(both: float, marked: float, defective: float) -> dict[str, float]:

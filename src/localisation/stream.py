@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import groupby, islice
 from math import prod
 from typing import Any
 
@@ -45,20 +46,15 @@ def each_picture(
 
 def _groups(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], bool]]:
     """Neighbours that go together, and whether it is one large picture."""
-    group: list[str] = []
-    for path in paths:
-        is_large = False
-        with suppress(UnreadableImageError):  # reading says so, in its turn
-            is_large = prod(picture_size(path)) > LARGE
-        if group and (is_large or len(group) == most):
-            yield group, False
-            group = []
-        group.append(path)
-        if is_large:
-            yield group, True
-            group = []
-    if group:
-        yield group, False
+    for is_large, alike in groupby(paths, key=_is_large):
+        while group := list(islice(alike, 1 if is_large else most)):
+            yield group, is_large
+
+
+def _is_large(path: str) -> bool:
+    with suppress(UnreadableImageError):  # reading says so, in its turn
+        return prod(picture_size(path)) > LARGE
+    return False
 
 
 def _answers(encoder: Encoder, paths: list[str], work: Callable[..., Any]) -> list[tuple[str, Any]]:

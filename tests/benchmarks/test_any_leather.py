@@ -22,8 +22,8 @@ from benchmarks.any_leather import (
     summarise,
 )
 from src.localisation.encoder import Encoder
-from src.localisation.head import save_head
 from src.localisation.pixel_metrics import pixel_metrics
+from tools.train_head import save_head
 
 
 @pytest.fixture
@@ -67,7 +67,8 @@ def test_views_are_brought_back(view, size):
 
 
 @pytest.fixture
-def heads(head):
+def heads(head, monkeypatch):
+    monkeypatch.setattr(any_leather, "DRAWS", 20)
     with torch.no_grad():
         network = type(head.network)(2).eval()
         network.out.bias.fill_(-2.5)

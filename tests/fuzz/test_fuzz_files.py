@@ -22,9 +22,10 @@ from src.classifier.model import ViTMultiClassClassifier
 from src.data.archives import files_below, install
 from src.data.manifest import CLASSES, MVTEC, PARTS, DataError
 from src.files import CheckpointError, load_tensors, save_tensors
-from src.localisation.head import load_head, save_head
+from src.localisation.head import load_head
 from tests.data.test_archives import tar_folder, zip_folder
 from tests.data.test_manifest import make_both
+from tools.train_head import save_head
 
 CASES = int(os.environ.get("LEATHER_FUZZ_CASES") or 60)
 fuzzed = settings(

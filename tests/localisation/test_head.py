@@ -13,8 +13,9 @@ from scipy.ndimage import gaussian_filter
 from src.backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
 from src.files import CheckpointError
 from src.localisation.channels import cells_of, distance_channels, fine_picture, gaussian_blur, on_cells, pixel_channels
-from src.localisation.head import DefectHead, defect_logits, find_head, load_head, save_head
+from src.localisation.head import DefectHead, defect_logits, find_head, load_head
 from src.synthetic.leather import render_leather
+from tools.train_head import save_head
 
 
 def drawn(*shape, seed=0):

@@ -13,9 +13,9 @@ from src.backbone.vit import load_backbone
 from src.config import paths
 from src.localisation import study as study_module
 from src.localisation.evaluation import brightness_control, localisation_metrics
-from src.localisation.head import save_head
 from src.localisation.pixel_metrics import pixel_metrics
 from src.localisation.study import study_mvtec
+from tools.train_head import save_head
 
 pytestmark = pytest.mark.usefixtures("small_and_quick")
 
