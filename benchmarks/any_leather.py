@@ -170,8 +170,8 @@ def gains(maps: np.ndarray, others: np.ndarray, masks: np.ndarray) -> dict[str, 
         with suppress(ValueError):  # there may be no defect in the draw
             draws.append(gain(times))
     intervals = np.percentile(draws, [2.5, 97.5], axis=0).T.tolist()
-    found = {f"gain_{name}": value for name, value in zip(PAIRED, gain(np.ones(len(maps))), strict=True)}
-    return found | {f"gain_{name}_interval": interval for name, interval in zip(PAIRED, intervals, strict=True)}
+    point = {f"gain_{name}": value for name, value in zip(PAIRED, gain(np.ones(len(maps))), strict=True)}
+    return point | {f"gain_{name}_interval": interval for name, interval in zip(PAIRED, intervals, strict=True)}
 
 
 def study_classes(
@@ -185,15 +185,15 @@ def study_classes(
     for label, rows in table.groupby("label"):
         paths = rows["path"].sample(min(tiles or len(rows), len(rows)), random_state=0)
         files = part_files(folder / label, backbone, encoder, heads, list(paths))
-        found = {name: {score: [] for score in SCORES} for name, file in files.items() if not file.is_file()}
-        for path in tqdm(paths if found else [], desc=label, unit="tile"):
+        missing = {name: {score: [] for score in SCORES} for name, file in files.items() if not file.is_file()}
+        for path in tqdm(paths if missing else [], desc=label, unit="tile"):
             tile = load_image(path)
             tokens = encoder.tokens(tile)
-            for name, scores in found.items():
+            for name, scores in missing.items():
                 values = detectors[name].anomaly_map(tile, tokens)
                 scores["score"].append(judge_map(values, detectors[name].thresholds).score)
                 scores["mean"].append(float(values.mean()))
-        for name, scores in found.items():
+        for name, scores in missing.items():
             write_json(scores, files[name])
         parts[label] = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
     return {
@@ -211,14 +211,14 @@ def areas(scores: dict[str, list[float]], normal: str) -> dict[str, float]:
 
 def spread(entries: dict[str, dict[str, Any]], names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Of figures by head (`OWN` is left out): mean, least and most, and of intervals the widest bounds."""
-    found, heads = {}, [entry for name, entry in entries.items() if name != OWN]
+    figures, heads = {}, [entry for name, entry in entries.items() if name != OWN]
     for name in names:
         values = [entry[name] for entry in heads]
-        found[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
+        figures[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
         if f"{name}_interval" in heads[0]:
             low, high = zip(*(entry[f"{name}_interval"] for entry in heads), strict=True)
-            found[name]["interval"] = [min(low), max(high)]
-    return found
+            figures[name]["interval"] = [min(low), max(high)]
+    return figures
 
 
 def summarise(results: dict[str, Any], classes: dict[str, Any]) -> dict[str, Any]:

@@ -231,9 +231,14 @@ def judge_large(size: tuple[int, int], picture: str) -> dict[str, float]:
         detector.judge(Image.new("RGB", (TILE, TILE), (90, 60, 40)))  # compiles
         started = time.perf_counter()
         detector.judge(load_image(file))
-    seconds, unit = time.perf_counter() - started, 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    return {"seconds": seconds, "peak_gb": peak, "pixels": size[0] * size[1]}
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak_gb": peak_gb(), "pixels": size[0] * size[1]}
+
+
+def peak_gb() -> float:
+    """The highest memory of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -255,9 +260,8 @@ def judge_folder(files: list[str]) -> dict[str, float]:
     first = None
     for _ in each_picture(encoder, files, lambda path, picture, tokens: detector.anomaly_map(picture, tokens).max()):
         first = first or time.perf_counter() - started
-    seconds, unit = time.perf_counter() - started, 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    return {"pictures": len(files), "seconds": seconds, "first_map_seconds": first, "peak_gb": peak}
+    seconds = time.perf_counter() - started
+    return {"pictures": len(files), "seconds": seconds, "first_map_seconds": first, "peak_gb": peak_gb()}
 
 
 def measure_folders(options: argparse.Namespace) -> list[dict[str, float]]:

@@ -58,6 +58,6 @@ def targets(logits: Tensor, truth: Tensor, boxes: Tensor, *, use: str, share: fl
         for box in set(boxes[number].unique().tolist()) - {0, 255}:
             place = boxes[number] == box
             least = torch.quantile(logits[number][place].detach(), 1 - DEFECTIVE)
-            found = place & (logits[number] >= least)
-            target[number][found], weight[number][found] = 1.0, share
+            likeliest = place & (logits[number] >= least)
+            target[number][likeliest], weight[number][likeliest] = 1.0, share
     return target, weight

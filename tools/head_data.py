@@ -185,8 +185,8 @@ def _read_group(
             like = [rows_of(n, LIKE_ROWS, are_normal=are_normal) for n in likes]
             for place, rows in ((mode, same), (mode + 2, like)) if siblings else ((mode, like),):
                 if rows := [part for part in rows if part.shape[1]]:
-                    found = gather(rows, are_normal=are_normal).distances(each)
-                    modes[place] = distance_channels(own, found)
+                    to_others = gather(rows, are_normal=are_normal).distances(each)
+                    modes[place] = distance_channels(own, to_others)
         distances.append(torch.stack([on_cells(mode, CELLS) for mode in modes]).half())
     fine = torch.stack([fine_picture(Image.fromarray(picture), CELLS) for picture, _ in pictures])
     return {"distances": torch.stack(distances), "pictures": fine, "labels": labels}

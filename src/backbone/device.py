@@ -15,10 +15,8 @@ SHARED = "/dev/shm"  # where Linux keeps what processes hand over; Docker gives 
 SHARED_BYTES = 1_000_000_000  # free there, or no workers: a batch of 64 pictures of 518 px has 0.2 GB
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU; or the device of the given name."""
-    if name != "auto":
-        return torch.device(name)
+def choose_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -51,8 +51,8 @@ def machine_features(device: torch.device) -> set[str]:
         return {device.type}
     if sys.platform == "darwin":
         return {"apple"}
-    found = {name for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if has is True}
-    return found | ({"openvino"} if importlib.util.find_spec("openvino") else set())
+    instructions = {name for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if has is True}
+    return instructions | ({"openvino"} if importlib.util.find_spec("openvino") else set())
 
 
 def choose_engine(

@@ -39,7 +39,7 @@ def _why_left(file: PurePosixPath) -> str:
 
 def check_masks(table: pd.DataFrame) -> str:
     """Warns, once for a table of `index_mvtec`, of masks that are likely to be wrong; returns the warning, else ''."""
-    found: dict[str, list[str]] = {}
+    files_by_fault: dict[str, list[str]] = {}
     for row in table[table["mask"] != ""].itertuples():
         try:
             with open_picture(row.path) as image, open_picture(row.mask) as mask:
@@ -47,14 +47,14 @@ def check_masks(table: pd.DataFrame) -> str:
                 size = image.size if orientation(image) < 5 else image.size[::-1]
             share = load_mask(row.mask, size=size).mean()
         except ValueError as error:
-            found.setdefault(f"unfit ({error})", []).append(row.file)
+            files_by_fault.setdefault(f"unfit ({error})", []).append(row.file)
             continue
         for fault, is_so in {"empty": share == 0, "almost full": share > 0.5, "turned by EXIF": turned}.items():
             if is_so:
-                found.setdefault(fault, []).append(row.file)
-    if not found:
+                files_by_fault.setdefault(fault, []).append(row.file)
+    if not files_by_fault:
         return ""
-    faults = "; ".join(f"{len(files)} {fault}, the first of {files[0]}" for fault, files in found.items())
+    faults = "; ".join(f"{len(files)} {fault}, the first of {files[0]}" for fault, files in files_by_fault.items())
     warning = f"masks of defective pictures that are likely to be wrong: {faults}. Put them right or take them out."
     log.warning(warning)
     return warning

@@ -37,7 +37,7 @@ class Audit:
     report: dict[str, Any]  # the content of audit.json
 
 
-def audit(described: pd.DataFrame, *, seed: int = 42, progress: bool = True) -> Audit:
+def audit(described: pd.DataFrame, *, seed: int = 42) -> Audit:
     """Copies, hides and shortcuts of a set of classes, described by `describe.describe_images`.
 
     In the report, ``near_duplicate_...`` are changed copies among ``unique_images``, ``pixel_duplicate_files`` have
@@ -47,7 +47,7 @@ def audit(described: pd.DataFrame, *, seed: int = 42, progress: bool = True) -> 
     table = described.dropna(subset=["brightness"])
     exact = table["file"].groupby(table["digest"]).transform("first")
     originals = table[exact == table["file"]]
-    pairs = near_duplicates(originals, progress=progress)
+    pairs = near_duplicates(originals)
     near = copy_groups(originals["file"], pairs)
     first = exact.map(pd.Series(near.to_numpy(), index=originals["file"]))
     kind = np.select([exact != table["file"], first != table["file"]], ["exact", "changed"], "distinct")

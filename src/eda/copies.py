@@ -23,7 +23,7 @@ COARSE = 8  # pixels a side of the coarse colours
 BLOCK = 512  # pictures compared at a time
 
 
-def near_duplicates(table: pd.DataFrame, *, same_colour: float = SAME_COLOUR, progress: bool = True) -> pd.DataFrame:
+def near_duplicates(table: pd.DataFrame, *, same_colour: float = SAME_COLOUR) -> pd.DataFrame:
     """Pairs of pictures that are the same but for recompression, size, flips and quarter turns.
 
     Textures, grey at 64 x 64 px without their smooth part, are compared by normalised cross-correlation in all eight
@@ -36,11 +36,11 @@ def near_duplicates(table: pd.DataFrame, *, same_colour: float = SAME_COLOUR, pr
     Raises:
         UnreadableImageError: If a picture cannot be decoded.
     """
-    views = in_threads(_views, table["path"], name="textures", progress=progress)
+    views = in_threads(_views, table["path"], name="textures")
     textures, colours = (np.stack(parts) for parts in zip(*views, strict=True))
     flat = textures.reshape(len(textures), -1)  # (n, side * side)
     files, pairs = table["file"].to_numpy(), []
-    for start in tqdm(range(0, len(flat), BLOCK), desc="comparing", disable=not progress):
+    for start in tqdm(range(0, len(flat), BLOCK), desc="comparing"):
         turned = _orientations(textures[start : start + BLOCK])
         correlation = np.stack([view.reshape(len(view), -1) @ flat.T for view in turned])  # (8, block, n)
         best = correlation.max(axis=0)

@@ -51,7 +51,7 @@ def separate_by_brightness(described: pd.DataFrame) -> pd.Series:
     return pd.Series(areas, name="auroc_of_brightness").rename_axis("defect")
 
 
-def describe_defects(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
+def describe_defects(table: pd.DataFrame) -> pd.DataFrame:
     """``file`` and ``defect`` of each defective image of an MVTec table, with what its mask says:
 
     ``area``: pixels; ``area_percent``: of the picture; ``regions``: parts that do not touch, not even by a corner;
@@ -65,7 +65,7 @@ def describe_defects(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFr
     if table.empty:
         raise ValueError("the table has no defective image")
     check_masks(table)
-    rows = in_threads(_describe_defect, table.itertuples(), name="masks", progress=progress)
+    rows = in_threads(_describe_defect, table.itertuples(), name="masks")
     return table[["file", "defect"]].join(pd.DataFrame(rows, index=table.index))
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,10 @@ from tqdm import tqdm
 from ..data.pictures import UnreadableImageError, load_image, open_picture, orientation
 from ..data.tables import order_classes
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 COLOURS = ("red", "green", "blue")
 
 
-def describe_images(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
+def describe_images(table: pd.DataFrame) -> pd.DataFrame:
     """The table with what each image file is and looks like, from its ``path``. New columns:
 
     ``width``, ``height`` (pixels, upright), ``mode``, ``format`` (as stored) and ``bytes``;
@@ -39,7 +36,7 @@ def describe_images(table: pd.DataFrame, *, progress: bool = True) -> pd.DataFra
     if table.empty:
         raise ValueError("the table of images is empty")
     formats = Image.registered_extensions()  # here, because it loads plug-ins, which threads must not do at once
-    rows = in_threads(lambda path: _describe(Path(path), formats), table["path"], name="images", progress=progress)
+    rows = in_threads(lambda path: _describe(Path(path), formats), table["path"], name="images")
     described = table.join(pd.DataFrame(rows, index=table.index))
     described = described.astype(dict.fromkeys(("width", "height", "bytes"), "Int64"))
     for what, values in (("size", _sizes(described)), ("mode", described["mode"])):
@@ -99,12 +96,12 @@ def _sizes(described: pd.DataFrame) -> pd.Series:
     return described["width"].astype("string") + "x" + described["height"].astype("string")
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item], *, name: str, progress: bool) -> list[Result]:
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any], *, name: str) -> list[Any]:
     """The function's results for all items, in their order, with a progress bar."""
     items = list(items)
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        return list(tqdm(pool.map(function, items), total=len(items), desc=name, disable=not progress))
+        return list(tqdm(pool.map(function, items), total=len(items), desc=name))
     finally:
         pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all the rest
 

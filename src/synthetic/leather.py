@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from .shapes import turn
+
 _HIDES = "262324 d0c2a8 965c36 543426 a82c28 5c1c26 2c3a60 6892b0 345c42 787446 848280 c4944a ba603c 464a3c a0807c"
 HIDE_COLOURS = tuple(tuple(bytes.fromhex(colour)) for colour in _HIDES.split())  # RGB, from near-black to cream
 
@@ -86,7 +88,7 @@ class _Relief:
 def _grow(generator, size, hide, drift):
     """Pebbled grain with valleys between the cells, pores, fine roughness and gentle waves."""
     row, column = np.indices((size, size), np.float32)
-    along, across = _turn(row / hide.grain_size, column / hide.grain_size, hide.orientation)
+    along, across = turn(row / hide.grain_size, column / hide.grain_size, hide.orientation)
     along = along / hide.stretch + 0.35 * _noise(generator, along / 2, across / 2)
     across = across + 0.35 * _noise(generator, along / 2, across / 2)
     gap, value = _cells(generator, along, across)
@@ -103,7 +105,7 @@ def _grow(generator, size, hide, drift):
 
 def _expose(relief, generator, hide, drift):
     """Light from one side, uneven over the picture, then the camera: uint8, shape (size, size, 3)."""
-    facing, _ = _turn(*np.gradient(-gaussian_filter(relief.height, 0.5)), hide.light)
+    facing, _ = turn(*np.gradient(-gaussian_filter(relief.height, 0.5)), hide.light)
     colour = np.float32(hide.colour * np.exp(drift * generator.normal(0, 0.02, 3)))
     pale = 0.5 * colour + np.float32((110, 98, 84))  # raw fibres are beige
     dyed = colour * relief.tint[..., None]
@@ -111,7 +113,7 @@ def _expose(relief, generator, hide, drift):
     picture = picture + np.tanh(0.9 * facing)[..., None] * (0.55 * picture + 8)
     picture += (np.clip(facing - 0.15, 0, 1) ** 1.5 * hide.gloss * 0.5)[..., None] * (230 - picture)
     row, column = relief.row / relief.size - 0.5, relief.column / relief.size - 0.5
-    light = generator.uniform(0, 0.5) * _turn(row, column, generator.uniform(0, 2 * np.pi))[0]
+    light = generator.uniform(0, 0.5) * turn(row, column, generator.uniform(0, 2 * np.pi))[0]
     light += generator.uniform(0, 0.1) * _noise(generator, 2 * row, 2 * column)
     picture = picture * np.exp(drift * (light + generator.uniform(-0.4, 0.25)))[..., None]
     picture = np.minimum(picture, 190 + 65 * np.tanh(np.maximum(picture - 190, 0) / 65))
@@ -134,7 +136,7 @@ def _fold(relief, generator):
 
 def _grain_off(relief, generator):
     """Patches where the grain layer is scuffed away: flat, fibrous and a little paler."""
-    fibres_along, fibres_across = _turn(relief.row, relief.column, generator.uniform(0, np.pi))
+    fibres_along, fibres_across = turn(relief.row, relief.column, generator.uniform(0, np.pi))
     for _ in range(generator.integers(1, 4)):
         row, column = (generator.uniform(0.2, 0.8) * relief.size for _ in range(2))
         radius = generator.uniform(0.13, 0.27) * relief.size
@@ -167,7 +169,7 @@ def _growth_marks(relief, generator):
 def _loose_grain(relief, generator):
     """The grain puffed up into larger cells between deep, short creases, with fine pipy wrinkles."""
     spacing = relief.grain_size * generator.uniform(2, 2.8)
-    along, across = _turn(relief.row / spacing, relief.column / spacing, generator.uniform(0, np.pi))
+    along, across = turn(relief.row / spacing, relief.column / spacing, generator.uniform(0, np.pi))
     along = along / generator.uniform(1, 1.6) + 0.4 * _noise(generator, along, across)
     gap, _ = _cells(generator, along, across + 0.4 * _noise(generator, along, across))
     short = np.clip(0.6 + 0.6 * _noise(generator, along, across), 0, 1)  # a crease fades in and out
@@ -205,14 +207,9 @@ _SURFACES = {
 def _line(generator, relief):
     """Coordinates along and across a gently bent line through the middle part of the picture, in pixels."""
     row, column = (generator.uniform(0.3, 0.7) * relief.size for _ in range(2))
-    along, across = _turn(relief.row - row, relief.column - column, generator.uniform(0, np.pi))
+    along, across = turn(relief.row - row, relief.column - column, generator.uniform(0, np.pi))
     bend = 0.02 * relief.size * _noise(generator, along / relief.size * 3, 0 * along)
     return along, across + bend + generator.uniform(-0.1, 0.1) * along**2 / relief.size
-
-
-def _turn(row, column, angle):
-    sine, cosine = float(np.sin(angle)), float(np.cos(angle))  # np.float64 would widen the arrays
-    return row * sine + column * cosine, row * cosine - column * sine
 
 
 def _noise(generator, u, v):

@@ -7,7 +7,9 @@ import pytest
 import timm
 import torch
 
+from src.classifier import report
 from src.classifier import train as command
+from src.classifier.checkpoints import load_checkpoint
 from src.config import PRESETS, paths
 from src.data import download
 from tests.classifier.conftest import fresh, train
@@ -25,6 +27,7 @@ def test_without_accelerate_the_extra_is_named(table, config, tmp_path, monkeypa
         train(fresh(config), table, config, tmp_path)
 
 
+@pytest.mark.usefixtures("quick_figure")
 def test_the_command_writes_all_files_of_a_run_and_goes_on(pictures, config, tmp_path, monkeypatch, capsys):
     torch.manual_seed(0)
     network = timm.create_model("test_vit", num_classes=0, dynamic_img_size=True, img_size=48)
@@ -41,4 +44,6 @@ def test_the_command_writes_all_files_of_a_run_and_goes_on(pictures, config, tmp
     assert (tmp_path / "reports" / "tiny" / "resultados_multiclase" / "results_summary.json").is_file()
     monkeypatch.setitem(PRESETS, "small", small.but(seed=1))
     assert command.main(["--preset", "small"]) == 1 and "resume=False" in capsys.readouterr().err
+    monkeypatch.setattr(report, "write_reports", lambda *_: [])  # they are drawn already
     assert command.main(["--preset", "small", "--anew"]) == 0
+    assert load_checkpoint(tmp_path / "models" / "tiny.pth")[1]["config"]["seed"] == 1

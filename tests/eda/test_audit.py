@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def audited(folder):
-    return audit(describe_images(index_images(folder), progress=False), progress=False)
+    return audit(describe_images(index_images(folder)))
 
 
 def test_copies_and_odd_files_are_counted(audited):
@@ -94,12 +94,12 @@ def test_colour_is_a_shortcut_only_where_hides_are_shared(audited):
 
 def test_the_report_is_json_and_known_hides_are_kept(audited, folder):
     assert json.loads(json.dumps(audited.report)) == audited.report
-    described = describe_images(index_images(folder), progress=False)
+    described = describe_images(index_images(folder))
     named = described.assign(group=["own"] * 60 + ["other"] * (len(described) - 60))
-    few = audit(named, progress=False).report["colour_only_baseline"]
+    few = audit(named).report["colour_only_baseline"]
     assert set(few) == {"random"}  # two hides make no five folds
     named["group"] = [f"own {number % 11}" for number in range(len(named))]
-    report = audit(named, progress=False).report
+    report = audit(named).report
     hides = report["hide_groups"]
     assert hides["source"] == "hides.csv" and hides["count"] == 11 and "stability" not in hides
     assert set(report["colour_only_baseline"]) == {"random", "hide"}
@@ -134,7 +134,7 @@ def test_two_and_seven_classes(tmp_path, names):
         for tile in range(12):
             pixels = render_leather(np.random.default_rng([number, tile]), 48)
             Image.fromarray(pixels).save(tmp_path / name / f"{tile}.png")
-    audited = audit(describe_images(index_images(tmp_path), progress=False), progress=False)
+    audited = audit(describe_images(index_images(tmp_path)))
     assert audited.report["images"] == 12 * len(names)
     assert audited.report["colour_only_baseline"]["random"]["chance"] == pytest.approx(1 / len(names))
 
@@ -147,6 +147,6 @@ def test_classes_of_three_pictures_need_no_validation_part(tmp_path):
         for number in range(3):
             pixels = generator.integers(0, 256, (20, 20, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
-    described = describe_images(index_images(tmp_path), progress=False)
-    figures = audit(described, progress=False).report["colour_only_baseline"]
+    described = describe_images(index_images(tmp_path))
+    figures = audit(described).report["colour_only_baseline"]
     assert list(figures) == ["random"] and figures["random"]["n"] == 2

@@ -26,7 +26,7 @@ def close_figures():
 
 def one_row(path):
     table = pd.DataFrame({"path": [str(path)], "file": [path.name], "label": ["pinhole"]})
-    return describe.describe_images(table, progress=False).iloc[0]
+    return describe.describe_images(table).iloc[0]
 
 
 # -- one image ------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def described(tmp_path):
     with open(rows[5][0], "wb") as file:
         file.write(b"broken")
     table = pd.DataFrame(rows, columns=["path", "file", "label"], index=range(10, 16))
-    return describe.describe_images(table, progress=False)
+    return describe.describe_images(table)
 
 
 def test_odd_files(described):
@@ -142,7 +142,7 @@ def test_no_size_is_odd_without_a_majority(tmp_path):
     for side in (4, 5):
         Image.effect_noise((side, side), 50).save(tmp_path / f"{side}.png")
     table = pd.DataFrame({"path": sorted(map(str, tmp_path.iterdir()))})
-    assert describe.describe_images(table, progress=False)["problem"].tolist() == ["", ""]
+    assert describe.describe_images(table)["problem"].tolist() == ["", ""]
 
 
 def test_counts(described):
@@ -221,7 +221,7 @@ def test_mvtec_counts(mvtec):
 
 
 def test_defects_by_hand(mvtec):
-    defects = defects_module.describe_defects(index_mvtec(mvtec), progress=False)
+    defects = defects_module.describe_defects(index_mvtec(mvtec))
     assert defects["file"].tolist() == [
         f"test/{kind}/{number:03d}.png" for kind in ("cut", "glue") for number in (0, 1)
     ]
@@ -240,7 +240,7 @@ def test_defects_by_hand(mvtec):
 @pytest.mark.parametrize("level", [0, 255])
 def test_empty_and_full_masks_have_no_surroundings(mvtec, level):
     Image.new("L", (100, 100), level).save(mvtec / "leather" / "ground_truth" / "cut" / "000_mask.png")
-    row = defects_module.describe_defects(index_mvtec(mvtec), progress=False).iloc[0]
+    row = defects_module.describe_defects(index_mvtec(mvtec)).iloc[0]
     assert row["area_percent"] == (100 if level else 0)
     assert row["regions"] == (1 if level else 0)
     assert np.isnan(row["brightness_difference"])
@@ -253,7 +253,7 @@ def test_defects_need_masks_that_fit(mvtec):
         defects_module.describe_defects(table[table["defect"] == "good"])
     Image.new("L", (50, 50)).save(mvtec / "leather" / "ground_truth" / "cut" / "000_mask.png")
     with pytest.raises(ValueError, match="50x50"):
-        defects_module.describe_defects(table, progress=False)
+        defects_module.describe_defects(table)
 
 
 def test_shares_of_defective_pixels(mvtec):
@@ -266,7 +266,7 @@ def test_shares_of_defective_pixels(mvtec):
 
 
 def test_brightness_separates_dark_from_good(mvtec):
-    auroc = defects_module.separate_by_brightness(describe.describe_images(index_mvtec(mvtec), progress=False))
+    auroc = defects_module.separate_by_brightness(describe.describe_images(index_mvtec(mvtec)))
     assert auroc["cut"] == 1  # 101.6 and 102.08 against 100 and 100.5
     assert auroc["glue"] == 0
     even = pd.DataFrame({"part": "test", "defect": ["good", "cut", "cut"], "brightness": [5.0, 5.0, 5.0]})
@@ -333,7 +333,7 @@ def test_mvtec_figures(mvtec):
     counts = defect_figures.plot_counts(defects_module.count_images(table), name="Set")
     assert [bar.get_width() for bar in counts.axes[0].patches] == [2, 2, 2, 2]
     assert {"train/good", "test/good", "test/cut", "test/glue"} <= set(texts(counts))
-    brightness = defect_figures.plot_brightness(describe.describe_images(table, progress=False), name="Set")
+    brightness = defect_figures.plot_brightness(describe.describe_images(table), name="Set")
     assert [len(axis.collections) for axis in brightness.axes] == [8, 8]
 
     test = table[table["part"] == "test"]

@@ -48,7 +48,7 @@ def test_planted_copies_are_found_and_random_pairs_are_not(audited, tmp_path):
         picture.save(path, quality=int(generator.integers(50, 96)))
         copies.append((str(path), path.name))
     both = pd.concat([chosen[["path", "file"]], pd.DataFrame(copies, columns=["path", "file"])], ignore_index=True)
-    pairs = set(near_duplicates(both, progress=False)[["first", "second"]].itertuples(index=False, name=None))
+    pairs = set(near_duplicates(both)[["first", "second"]].itertuples(index=False, name=None))
     planted = {(file, f"{number}.jpg") for number, file in enumerate(chosen["file"])}
     assert len(pairs & planted) / PLANTED >= 0.99
     draws = (generator.choice(PLANTED, 2, replace=False) for _ in range(1000))

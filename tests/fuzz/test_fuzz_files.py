@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import zipfile
+from copy import deepcopy
 from datetime import timedelta
 
 import pytest
@@ -21,7 +22,7 @@ from src.classifier.checkpoints import load_checkpoint, save_checkpoint
 from src.classifier.model import ViTMultiClassClassifier
 from src.data.archives import files_below, install
 from src.data.manifest import CLASSES, MVTEC, PARTS, DataError
-from src.files import CheckpointError, load_tensors, save_tensors
+from src.files import CheckpointError, load_tensors
 from src.localisation.head import load_head
 from tests.data.test_archives import tar_folder, zip_folder
 from tests.data.test_manifest import make_both
@@ -115,12 +116,18 @@ def test_a_damaged_file_of_safetensors_ends_in_nothing_but_its_error(folder, ten
         assert all(tensor.isfinite().all() for tensor in found.values())
 
 
+@pytest.fixture
+def saved_head(folder, backbone, head):
+    """Bytes of a head's file, and the weights that are read from it."""
+    file = save_head(head, folder / "whole.safetensors")
+    return file.read_bytes(), load_head(file, backbone).network.state_dict()
+
+
 @fuzzed
 @given(changes=DAMAGE)
-def test_a_damaged_head_is_refused_or_whole(folder, backbone, head, changes):
-    file = save_head(head, folder / "head.safetensors")
-    whole = load_head(file, backbone).network.state_dict()
-    file.write_bytes(damaged(file.read_bytes(), changes))
+def test_a_damaged_head_is_refused_or_whole(folder, backbone, head, saved_head, changes):
+    file, (content, whole) = folder / "head.safetensors", saved_head
+    file.write_bytes(damaged(content, changes))
     try:
         found = load_head(file, backbone)
     except CheckpointError as error:
@@ -151,12 +158,16 @@ VALUES = st.recursive(
 )
 
 
+@pytest.fixture
+def saved_checkpoint(folder, model):
+    save_checkpoint(model, folder / "whole.pth")
+    return load_tensors(folder / "whole.pth")
+
+
 @fuzzed
 @given(data=st.data())
-def test_a_checkpoint_with_other_values_ends_in_nothing_but_its_error(folder, model, data):
-    file = folder / "values.pth"
-    save_checkpoint(model, file)
-    content = load_tensors(file)
+def test_a_checkpoint_with_other_values_ends_in_nothing_but_its_error(folder, saved_checkpoint, data):
+    file, content = folder / "values.pth", deepcopy(saved_checkpoint)
     for _ in range(data.draw(st.integers(1, 3))):
         part = data.draw(st.sampled_from([content, content["settings"], content["state"]]))
         if isinstance(part, dict) and part:
@@ -166,7 +177,7 @@ def test_a_checkpoint_with_other_values_ends_in_nothing_but_its_error(folder, mo
                 del part[key]
         if not all(isinstance(content.get(key), dict) for key in ("settings", "state")):
             break
-    save_tensors(content, file)
+    torch.save(content, file)
     try:
         found, _ = load_checkpoint(file)
     except CheckpointError as error:
