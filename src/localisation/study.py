@@ -16,7 +16,7 @@ from ..data.pictures import load_image, picture_size
 from ..data.splits import mvtec_split, protocol_name
 from ..data.tables import digests, index_mvtec
 from .attention import attention_maps
-from .encoder import camera_zoom
+from .encoder import Encoder, camera_zoom
 from .evaluation import brightness_control, localisation_metrics
 from .head import find_head
 from .localise import Localisation, localise, read_tokens
@@ -98,9 +98,9 @@ def _transfer(
     same = trained.depth == untrained.depth and trained.digest_up_to(last) == untrained.digest_up_to(last)
     backbone = untrained if same else trained  # training only a head leaves the backbone as it was
     head = find_head(backbone)
-    known = make_encoder(backbone, zoom=camera_zoom(map(picture_size, trained_on)), head=head, depth=untrained.depth)
+    encoder = make_encoder(backbone, zoom=zoom, head=head, depth=untrained.depth)
+    known = Encoder(backbone, encoder.blocks, zoom=camera_zoom(map(picture_size, trained_on)), engine=encoder.engine)
     pictures = [load_image(path) for path in trained_on]
     detector = normals_detector(known, head, pictures, protocol="six-class-transfer")
-    encoder = make_encoder(backbone, zoom=zoom, head=head, depth=untrained.depth)
     detector = replace(detector, encoder=encoder, facts=detector.facts | {"zoom": zoom})
     return localise(detector, test, tokens if same else read_tokens(encoder, test))

@@ -45,17 +45,12 @@ def make_encoder(
     `config.ENGINES`; None asks ``LEATHER_ENGINE``. Some of the pictures ``calibration`` set the ranges of int8.
     """
     backbone.network.to(choose_device())
-    plain = min(plain_block(depth or backbone.depth), backbone.depth - 1)
-    encoder = Encoder(backbone, head.facts.blocks if head else (plain,), zoom=zoom)
+    plain = max(0, round(PLAIN_BLOCK * (depth or backbone.depth)) - 1)
+    encoder = Encoder(backbone, head.facts.blocks if head else (min(plain, backbone.depth - 1),), zoom=zoom)
     name = engine or setting("LEATHER_ENGINE", "auto", allowed=ENGINES)
     inputs = [image for picture in calibration[:CALIBRATED] for image in encoder.inputs(picture)]
     chosen = choose_engine(name, backbone, encoder.blocks, calibration=inputs[:: -(-len(inputs) // CALIBRATED) or 1])
     return Encoder(backbone, encoder.blocks, zoom=zoom, engine=chosen)
-
-
-def plain_block(depth: int) -> int:
-    """The block, from 0, of plain distances in a network of so many blocks."""
-    return max(0, round(PLAIN_BLOCK * depth) - 1)
 
 
 def references_of(tokens: list[Tensor], *, are_normal: bool, seed: int = 0) -> References:

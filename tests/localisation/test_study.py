@@ -125,10 +125,10 @@ def test_without_training_the_test_images_are_not_read_twice(backbone, same, roo
 
 def test_normal_images_of_the_training_set_are_read_at_their_own_scale(backbone, same, root, known, monkeypatch):
     zooms = []
-    make = study_module.make_encoder
-    monkeypatch.setattr(study_module, "make_encoder", lambda *a, **o: zooms.append(o["zoom"]) or make(*a, **o))
+    make = study_module.normals_detector
+    monkeypatch.setattr(study_module, "normals_detector", lambda *a, **o: zooms.append(a[0].zoom) or make(*a, **o))
     study = study_mvtec(root, untrained=backbone, trained=same, trained_on=known, seed=0)
-    assert sorted(zooms) == [2.0, 2.0, 4.0]  # 48 px at tiles of 192
+    assert sorted(zooms) == [2.0, 4.0]  # 48 px at tiles of 192
     assert study.metrics["protocols"]["six-class-transfer"]["zoom"] == 2.0  # of the maps
 
 

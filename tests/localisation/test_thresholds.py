@@ -17,7 +17,6 @@ from src.localisation.thresholds import (
     held_out_scores,
     make_encoder,
     normals_detector,
-    plain_block,
     references_of,
     zero_shot_detector,
 )
@@ -70,7 +69,7 @@ def literal_painted(detector, pictures, *, are_normal):
 
 def test_the_encoder_reads_the_blocks_of_the_head_or_one(backbone, head, plain, encoder):
     assert encoder.blocks == head.facts.blocks and encoder.zoom == plain.zoom == 2.0
-    assert plain.blocks == (plain_block(backbone.depth),) == (3,)
+    assert plain.blocks == (3,) and make_encoder(backbone, zoom=2.0, head=None, depth=1).blocks == (0,)
 
 
 def test_alone_and_in_a_folder_the_thresholds_are_those_of_the_file(encoder, head, pictures):
