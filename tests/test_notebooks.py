@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import nbformat
 import pandas as pd
@@ -37,6 +39,7 @@ CLASSIFICATION = {
     "loss_val",
     "acc_train",
     "acc_val",
+    "loss_and_accuracy",
     "lr",
 }
 LOCALISATION = {"validacion_visual_mvtec", "imagenes_ejemplo_mvtec"}
@@ -98,6 +101,91 @@ def test_outputs_are_none_or_of_one_complete_run(path):
     assert counts == list(range(1, len(cells) + 1))
     assert not [output for output in outputs if output.output_type == "error"]
     assert path.stat().st_size <= 1_000_000
+
+
+def printed_text(path):
+    """What the outputs of a notebook say, without pictures."""
+    outputs = [output for cell in code_cells(path) for output in cell.outputs]
+    return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+
+
+def test_outputs_are_readable(path):
+    text = printed_text(path)
+    assert not re.search(r"[\r\x1b]|model_id|resumed after", text)
+    assert not re.search(r"\d\.\d{7,}", text), "more digits than anybody can use"
+    states = re.findall(r"^(.+?): +(\d+)%\|", text, re.MULTILINE)
+    assert {state for name, state in states if name != "epochs"} <= {"100"}  # the last state of each bar
+
+
+def test_numbers_of_the_findings_stand_in_the_outputs(path):
+    if not (text := printed_text(path)):
+        pytest.skip("no outputs")
+    findings = read(path).cells[-1].source.partition("**Limits**")[0]
+    findings = re.sub(r"`[^`]*`|notebook \d\.\d|^#.*", "", findings, flags=re.MULTILINE)  # names, no figures
+    said, printed = (re.findall(r"\b\d+\.\d+\b", words) for words in (findings, text))
+    assert [number for number in said if number not in printed] == []
+
+
+# -- opened alone ---------------------------------------------------------------------------------------
+
+
+def run_first_cell(folder, *, repository):
+    """What a fresh kernel in that folder prints after the first cell, with ``repository`` as the project's address."""
+    source = code_cells(NOTEBOOKS[0])[0].source
+    assert source.count('REPOSITORY = ""') == 1
+    cells = [source.replace('REPOSITORY = ""', f"REPOSITORY = {repository!r}"), SAY_WHERE]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    return "".join(output["text"] for output in notebook.cells[-1].outputs)
+
+
+SAY_WHERE = "import os, src.config, tools.notebook; print(os.getcwd(), src.config.paths.root, tools.notebook.ROOT)"
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """An empty folder, and no way to a package index."""
+    for name in ("PYTHONPATH", "LEATHER_OUTPUT", "LEATHER_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def address(tmp_path):
+    """``file://`` address of a git repository with the project's code."""
+    place = tmp_path / "stand-in"
+    for name in ("src", "tools"):
+        shutil.copytree(paths.root / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("requirements.txt", "pyproject.toml"):
+        shutil.copy(paths.root / name, place / name)
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], [*author, "commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *command], cwd=place, check=True)
+    return place.as_uri()
+
+
+@pytest.mark.enable_socket
+def test_a_notebook_that_is_opened_alone_clones_the_project_once(alone, address):
+    expected = f"{alone / 'leather'} {alone / 'leather'} {alone / 'leather'}\n"
+    assert run_first_cell(alone, repository=address) == expected
+    assert run_first_cell(alone, repository="file:///nowhere") == expected  # it is there already
+
+
+@pytest.mark.enable_socket
+def test_a_notebook_inside_the_project_uses_it(alone):
+    printed = run_first_cell(paths.root / "docs", repository="file:///nowhere")
+    assert printed == f"{paths.root} {paths.root} {paths.root}\n"
+
+
+@pytest.mark.enable_socket
+def test_without_an_address_it_says_what_to_do(alone):
+    with pytest.raises(CellExecutionError, match="The project is not here: .* fill in REPOSITORY"):
+        run_first_cell(alone, repository="")
+    assert not list(alone.iterdir())
 
 
 # -- run ------------------------------------------------------------------------------------------------

@@ -1,13 +1,28 @@
 """The one style: pictures in rows, files that are whole or absent."""
 
+import logging
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
+from src import style
+from src.config import paths
 from src.style import plot_pictures, readable, save_figure
 
 plt.switch_backend("Agg")
+
+FIGURES = [file for file in sorted((paths.root / "src").rglob("*.py")) if "figures" in file.name]
+FIGURES += [paths.root / "src" / "localisation" / "attention.py", paths.root / "benchmarks" / "baselines" / "report.py"]
+
+# Linear RGB as people without red or green cones see it; Machado et al. 2009, severity 1.
+DEFICIENCIES = [
+    np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +96,45 @@ def test_a_dollar_in_a_name_is_no_formula(tmp_path):
     bars = figure.add_axes([0.1, 0.1, 0.2, 0.2])
     bars.barh([name, "other"], [1, 2])
     assert save_figure(figure, tmp_path / "x.png").is_file()
+
+
+def test_letters_that_the_usual_font_lacks_are_drawn_with_another_one(tmp_path, caplog):
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.barh(["pinhole", "\u2315 pinhole"], [1, 2])  # a sign of STIXGeneral, which comes with matplotlib too
+    axes.set_title("\U0010fffd")  # a private sign that no font has
+    with caplog.at_level(logging.WARNING):
+        save_figure(figure, tmp_path / "x.png")
+    usual, other = (label.get_fontfamily() for label in axes.get_yticklabels())
+    assert len(other) > 1 and other[0] == style.OWN_FONT and len(usual) == 1
+    sign = {"\u2315"}
+    assert any(
+        sign <= style._letters_of(font.fname)
+        for font in style.font_manager.fontManager.ttflist
+        if font.name == other[1]
+    )
+    assert "no installed font has \U0010fffd" in caplog.text
+
+
+def test_no_colour_has_two_meanings_and_all_differ_for_the_colour_blind():
+    colours = [style.NORMAL, style.DEFECT, style.USUAL, style.HONEST, style.RIGHT, style.WRONG, style.NEUTRAL]
+    colours += [style.TRUTH, style.PREDICTED, *(colour for colour, _ in style.METHOD_LINES)]
+    assert len({colour.lower() for colour in colours}) == len(colours)
+    assert len({dashes for _, dashes in style.METHOD_LINES}) == len(style.METHOD_LINES)
+    for pair in (
+        (style.NORMAL, style.DEFECT),
+        (style.USUAL, style.HONEST),
+        (style.RIGHT, style.WRONG),
+        (style.TRUTH, style.PREDICTED),
+        (style.INK, style.NEUTRAL),
+    ):
+        for deficiency in DEFICIENCIES:
+            first, second = (deficiency @ np.array(to_rgb(colour)) ** 2.2 for colour in pair)
+            assert np.abs(first.clip(0) ** (1 / 2.2) - second.clip(0) ** (1 / 2.2)).max() > 0.15, pair
+
+
+@pytest.mark.parametrize("file", FIGURES, ids=lambda file: file.parent.name + "/" + file.name)
+def test_figures_take_their_colours_from_the_palette(file):
+    own = re.findall(
+        r'#[0-9a-fA-F]{6}|(?:color|colors|cmap)="(?!white)\w+"|get_cmap\("', file.read_text(encoding="utf-8")
+    )
+    assert not own

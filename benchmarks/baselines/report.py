@@ -12,9 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.tables import markdown_rows, write_results
+from src import style
 from src.classifier.figures import plot_confusion_matrix
 from src.classifier.report import BEST, HONEST_PROTOCOL, HYBRID, USUAL, with_interval
-from src.style import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, readable, save_figure, set_title
+from src.style import INK, NEUTRAL, STYLE, WIDTH, readable, save_figure, set_title
 
 DISTINCT = "random-60-20-20"
 RULES = {"youden": "Youden", "f1": "F1", "false-alarms-5": "5 % false alarms", "false-alarms-1": "1 %"}
@@ -117,9 +118,9 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
         for line, pair in enumerate(entries.values()):
             parts = [part_of(entry) for entry in pair]
             axis.plot([part[key] for part in parts], [line] * 2, color=NEUTRAL, linewidth=1.2, zorder=1)
-            for part, colour, shift in zip(parts, (NORMAL, DEFECT), (-16, 8), strict=True):
+            for part, colour, shift in zip(parts, (style.USUAL, style.HONEST), (-16, 8), strict=True):
                 value, interval = part[key], part[f"{key}_interval"] or (part[key], part[key])
-                axis.plot(interval, [line] * 2, color=colour, linewidth=5, alpha=0.3, zorder=2)
+                axis.plot(interval, [line] * 2, color=colour, linewidth=5, alpha=0.35, zorder=2)
                 axis.plot(value, line, "o", color=colour, markersize=7, zorder=3)
                 axis.annotate(f"{value:.2f}", (value, line), (0, shift), textcoords="offset points", ha="center")
         axis.axvline(chance, color=NEUTRAL, linestyle=":", linewidth=1)
@@ -127,7 +128,7 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
     axes[0].set_yticks(range(len(entries)), list(entries))
     axes[0].set_ylim(len(entries) - 0.5, -0.7)
     look = {"marker": "o", "markersize": 7, "linewidth": 5, "alpha": 0.8}
-    handles = [plt.Line2D([], [], color=colour, **look) for colour in (NORMAL, DEFECT)]
+    handles = [plt.Line2D([], [], color=colour, **look) for colour in (style.USUAL, style.HONEST)]
     names = ["usual: random split of tiles", "honest: hides kept apart, five folds"]
     figure.legend(handles, names, loc="lower center", ncols=2, frameon=False, bbox_to_anchor=(0.5, -0.1))
     set_title(figure, "The usual number and the honest one (bars: 95 % intervals, dotted: chance)")
@@ -141,13 +142,14 @@ def plot_reliability(entries: Mapping[str, Mapping[str, Any]], *, name: str) -> 
     for axis, (protocol, entry) in zip(axes[0], entries.items(), strict=True):
         calibration = entry["calibration"]
         axis.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", linewidth=1)
-        for when, colour in (("before", DEFECT), ("after", NORMAL)):
+        for when, colour, dashes, face in (("before", NEUTRAL, "--", "white"), ("after", INK, "-", INK)):
             curve = calibration[f"reliability_{when}"]
             sizes = 20 + 180 * np.array(curve["images"]) / max(curve["images"])
             label = f"{when} temperature: error {calibration[f'ece_{when}']:.3f}"
-            axis.plot(curve["confidence"], curve["accuracy"], color=colour, linewidth=1.2)
-            axis.scatter(curve["confidence"], curve["accuracy"], sizes, color=colour, alpha=0.6, label=label)
-        axis.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal", xlabel=f"{protocol}: confidence of the answer")
+            axis.plot(curve["confidence"], curve["accuracy"], dashes, color=colour, linewidth=1.2)
+            look = {"facecolor": face, "edgecolor": colour, "alpha": 0.8, "zorder": 3}
+            axis.scatter(curve["confidence"], curve["accuracy"], sizes, label=label, **look)
+        axis.set(xlim=(0, 1.06), ylim=(0, 1.06), aspect="equal", xlabel=f"{protocol}: confidence of the answer")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     axes[0, 0].set_ylabel("share of right answers")
     set_title(

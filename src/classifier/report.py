@@ -17,7 +17,7 @@ from ..data.pictures import load_image
 from ..files import identity_of, write_json
 from ..style import RIGHT, WRONG, plot_pictures, readable, save_figure
 from .evaluation import METHODS, Predictions
-from .figures import CURVES, plot_confusion_matrix, plot_curve, plot_evaluation
+from .figures import CURVES, plot_confusion_matrix, plot_curve, plot_evaluation, plot_training
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def write_reports(summary: dict[str, Any], test: Predictions, history: pd.DataFr
         "evaluacion_integral": plot_evaluation(test.is_defect, test.scores, thresholds, recalls, title=title),
         "ejemplos_multiclase": _examples(test, thresholds[HYBRID], title=f"Test images: {about}"),
     }
+    figures["loss_and_accuracy"] = plot_training(history, run=run["name"], best_epoch=run["best_epoch"])
     for column in CURVES:
         best = run["best_epoch"] if column != "lr" else None
         figures[column] = plot_curve(history, column, run=run["name"], best_epoch=best)
@@ -66,8 +67,8 @@ def _examples(test: Predictions, threshold: float, *, title: str) -> Figure:
     return plot_pictures(
         [np.asarray(load_image(test.rows["path"][i]).resize((224, 224))) for i in chosen],
         captions,
-        title=f"{title}\ntop: surest image of each class, below: hardest; green: right, purple: wrong",
-        columns=len(by_class),
+        title=f"{title}\nfirst the surest image of each class, then the hardest; frames: green right, purple wrong",
+        columns=3,
         frames=[RIGHT if targets[i] == predicted[i] else WRONG for i in chosen],
     )
 

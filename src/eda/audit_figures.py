@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..data.tables import Classes, order_classes
-from ..style import NEUTRAL, STYLE, WIDTH, readable, set_title
+from ..style import HONEST, INK, SHARES, STYLE, USUAL, WIDTH, readable, set_title
 from .figures import draw_bars, plot_strips
 
 Counts = Mapping[str, Mapping[str, int]]  # hide: class: images, as in ``hide_groups`` of audit.json
@@ -35,7 +36,8 @@ def plot_copies(table: pd.DataFrame, *, name: str) -> Figure:
 def plot_hides(pictures: Mapping[str, Sequence[np.ndarray]], counts: Counts, *, name: str, source: str) -> Figure:
     """A strip of pictures a hide, so that whoever looks can judge the grouping; ``source``: what it rests on."""
     captions = {
-        hide: f"{hide}: {sum(classes.values()):,} images of {', '.join(classes)}" for hide, classes in counts.items()
+        hide: f"{hide}, n = {sum(classes.values()):,}\n{textwrap.fill(', '.join(classes), 56)}"
+        for hide, classes in counts.items()
     }
     return plot_strips(pictures, captions, title=f"{name}: {len(pictures)} hides, by {source}")
 
@@ -50,8 +52,8 @@ def plot_classes_per_hide(counts: Counts, classes: Classes, *, name: str) -> Fig
         table.div(table.sum(axis=1), axis=0),
         annot=table.astype(str).where(table > 0, ""),
         fmt="",
-        cmap="Blues",
-        vmin=0,
+        cmap=SHARES,
+        vmin=0,  # and up to the largest share, else all is pale
         ax=axis,
         linewidths=0.5,
         annot_kws={"size": 7.5},
@@ -69,15 +71,17 @@ def plot_classes_per_hide(counts: Counts, classes: Classes, *, name: str) -> Fig
 @mpl.rc_context(STYLE)
 def plot_shortcut(baseline: Mapping[str, Mapping[str, float]], *, name: str) -> Figure:
     """The colour-only forest on each split, from `audit.colour_only_baseline`, beside chance."""
+    colours = {"random": USUAL, "hide": HONEST}
     texts = {"random": "tiles at random\n(80/20", "hide": "hides apart\n(5 folds"}
     rows = [f"{texts[split]}, n = {values['n']:,})" for split, values in baseline.items()]
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
     for axis, (key, title) in zip(axes, (("accuracy", "Accuracy"), ("auroc", "AUROC, defective or not")), strict=True):
         values = [result[key] for result in baseline.values()]
-        axis.bar_label(axis.bar(rows, values, color=NEUTRAL, width=0.55), [f"{v:.4f}" for v in values], padding=3)
+        bars = axis.bar(rows, values, color=[colours[split] for split in baseline], width=0.55)
+        axis.bar_label(bars, [f"{value:.4f}" for value in values], padding=3)
         for place, result in enumerate(baseline.values()):
             chance = result["chance"] if key == "accuracy" else 0.5
-            axis.plot([place - 0.38, place + 0.38], [chance] * 2, "--", color="#111418", linewidth=1, label="chance")
+            axis.plot([place - 0.38, place + 0.38], [chance] * 2, "--", color=INK, linewidth=1, label="chance")
         axis.set(ylim=(0, 1.1), title=title)
         axis.legend(*(part[:1] for part in axis.get_legend_handles_labels()), loc="upper right", frameon=False)
     set_title(figure, f"{name}: what six colour numbers reach, without any texture")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..style import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, plot_pictures, readable, set_title
+from ..style import DEFECT, HEAT, NEUTRAL, NORMAL, STYLE, WIDTH, plot_pictures, readable, set_title
 from .figures import draw_bars, draw_points, use_log_axis
 
 
@@ -79,7 +79,7 @@ def plot_defect_area(defects: pd.DataFrame, *, name: str) -> Figure:
     axes[0].set_xlabel("share of the picture")
     use_log_axis(axes[0], "{:g} %")
     draw_bars(axes[1], counts, [" + ".join(map(str, row)) for row in counts.to_numpy()])
-    axes[1].set(title="Regions", xlabel="pictures")
+    axes[1].set_xlabel("pictures by number of regions")
     empty = len(defects) - len(shown)
     set_title(figure, f"{name}: size of the defects, n = {len(shown)} masks" + (f" ({empty} empty)" if empty else ""))
     return figure
@@ -117,8 +117,8 @@ def plot_defect_positions(masks: Mapping[str, Sequence[np.ndarray]], *, name: st
     maps = [100 * np.mean(shares, axis=0) for shares in masks.values()]
     captions = [f"{readable(defect)}\nn = {len(shares)}" for defect, shares in masks.items()]
     title = f"{name}: where the defects lie, n = {sum(map(len, masks.values()))} masks"
-    figure = plot_pictures(maps, captions, title=title, columns=min(6, len(maps)))
+    figure = plot_pictures(maps, captions, title=title, columns=min(5, len(maps)))
     for axis in figure.axes[: len(maps)]:
-        axis.images[0].set(cmap="magma", clim=(0, max(np.max(maps), 1)))
+        axis.images[0].set(cmap=HEAT, clim=(0, max(np.max(maps), 1)))
     figure.colorbar(axis.images[0], ax=figure.axes, label="% of pictures defective there")
     return figure

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..data.tables import Classes
-from ..style import DEFECT, NEUTRAL, NORMAL, STYLE, WIDTH, plot_pictures, readable, set_title
+from ..style import DEFECT, INK, NEUTRAL, NORMAL, SHARES, STYLE, WIDTH, plot_pictures, readable, set_title
 
 
 @mpl.rc_context(STYLE)
@@ -52,10 +52,25 @@ def plot_sizes_and_formats(described: pd.DataFrame, classes: Classes, *, name: s
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 0.5 * sum(rows) + 2.2), height_ratios=rows)
     draw_bars(top, counts.to_frame(), [f"{count:,}" for count in counts], colours=[NEUTRAL])
     top.set_title("Size in pixels, format and mode")
-    draw_points([bottom], labels, {"kilobytes": "Size of the file, median marked"}, class_colours(labels, classes))
+    is_far = _is_far_outside(header["kilobytes"])
+    title = "Size of the file, median marked" + _outside(header.loc[is_far, "kilobytes"])
+    shown = {label: rows[~is_far[rows.index]] for label, rows in labels.items()}
+    draw_points([bottom], shown, {"kilobytes": title}, class_colours(labels, classes))
     use_log_axis(bottom, "{:,g} kB", label=0.09)
     set_title(figure, f"{name}: sizes and formats, n = {len(header):,} images")
     return figure
+
+
+def _is_far_outside(values: pd.Series) -> pd.Series:
+    """True for the few, under 1 %, that are 4 times as far out as all others: an axis for them would be empty."""
+    low, high = values.quantile([0.005, 0.995])
+    return (values > 4 * high) | (values < low / 4)
+
+
+def _outside(kilobytes: pd.Series) -> str:
+    if kilobytes.empty:
+        return ""
+    return f"; not on the axis: {len(kilobytes)} files of {kilobytes.min():,.0f} to {kilobytes.max():,.0f} kB"
 
 
 @mpl.rc_context(STYLE)
@@ -101,7 +116,7 @@ def name_rows(axis: Axes, names: Sequence[str]) -> None:
 
 def draw_bars(axis: Axes, counts: pd.DataFrame, texts: Sequence[str], *, colours: Sequence = ()) -> None:
     """Bars of counts with a text behind each, a row an index entry; columns are stacked, in shades of grey."""
-    colours = colours or plt.get_cmap("Greys")(np.linspace(0.35, 0.85, counts.shape[1]))
+    colours = colours or plt.get_cmap(SHARES)(np.linspace(0.35, 0.85, counts.shape[1]))
     for column, left, colour in zip(counts, (counts.cumsum(axis=1) - counts).T.to_numpy(), colours, strict=True):
         bars = axis.barh(range(len(counts)), counts[column], left=left, color=colour, height=0.66, label=column)
     axis.bar_label(bars, texts, padding=4)
@@ -126,7 +141,7 @@ def draw_points(
             size, alpha = (9, 0.6) if len(rows) > 100 else (22, 0.75)
             axis.scatter(rows[column], heights, s=size, c=colour, alpha=alpha, linewidths=0, zorder=2)
             median = rows[column].median()
-            axis.vlines(median, position - 0.36, position + 0.36, color="#111418", linewidth=1.8, zorder=3)
+            axis.vlines(median, position - 0.36, position + 0.36, color=INK, linewidth=1.8, zorder=3)
         name_rows(axis, list(groups))
         axis.set_title(title)
         axis.grid(axis="x")

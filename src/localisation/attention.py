@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..backbone.vit import Backbone, image_transform
 from ..data.pictures import load_image
-from ..style import STYLE, bare, set_title
+from ..style import HEAT, STYLE, WIDTH, bare, set_title
 from .localise import EVALUATION_SIZE, Localisation
 
 NAMES = {"cls": "class token, last block", "rollout": "rollout, all blocks"}
@@ -41,13 +41,14 @@ def attention_figure(shown: Localisation, attention: dict[str, np.ndarray]) -> F
     index = int(shown.scores.argmax())
     panels = [("anomaly map", shown.maps[index], shown.unit)]
     panels += [(NAMES[name], maps[index], "share of attention, per patch") for name, maps in attention.items()]
-    figure, axes = plt.subplots(1, 1 + len(panels), figsize=(14.4, 3.8))
+    rows = -(-(1 + len(panels)) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(WIDTH, 4 * rows + 0.4), squeeze=False)
     set_title(figure, shown.test["file"][index])
-    axes[0].imshow(shown.image(index))
-    axes[0].set_title("image", fontsize=10)
-    for axis, (name, values, label) in zip(axes[1:], panels, strict=True):
+    axes[0, 0].imshow(shown.image(index))
+    axes[0, 0].set_title("image", fontsize=10)
+    for axis, (name, values, label) in zip(axes.flat[1:], panels, strict=False):
         axis.set_title(name, fontsize=10)
-        figure.colorbar(axis.imshow(values, cmap="inferno", vmin=0), ax=axis, shrink=0.8, label=label)
+        figure.colorbar(axis.imshow(values, cmap=HEAT, vmin=0), ax=axis, shrink=0.8, label=label)
     bare(axes)
     plt.close(figure)  # the caller shows it once
     return figure

@@ -14,7 +14,7 @@ from .figures import plot_localisation
 from .localise import Localisation
 from .study import Study
 
-FURTHER = 3  # misses and false alarms that the figure shows beside those chosen by score
+MOST = 10  # images of the figure: more would be too small to see anything
 COLUMNS = {
     "image_auroc": "image AUROC",
     "image_accuracy_at_threshold": "accuracy",
@@ -34,9 +34,11 @@ def write_mvtec_reports(study: Study, metrics: dict[str, Any], folder: Path, *, 
     written = write_json(metrics, folder / "mvtec_metrics.json")
     with whole_file(folder / "visual_validation_summary.txt") as stream:
         stream.write(_summary(study, metrics, about).encode())
+    counts, normal = metrics["protocols"][shown.protocol], int((~shown.is_defect).sum())
     title = (
-        f"{about}\nby rule: the images of highest, median and lowest score of every defect type without normal images, "
-        "the normal image of the highest score, then misses and false alarms"
+        f"{about}\n{shown.protocol}: {counts['false_alarms']} false alarms among {normal} normal images, "
+        f"{counts['misses']} misses among {len(shown.test) - normal} defective ones\nShown by rule: the median score "
+        f"of each type, the lowest of a defect, the highest of a normal image, then errors, {MOST} at most"
     )
     by_rule = plot_localisation((shown, study.k_shot), choose_examples(shown), title=title)
     first_two = shown.test.groupby("defect").head(2).sort_values("defect").index
@@ -55,20 +57,21 @@ def write_mvtec_reports(study: Study, metrics: dict[str, Any], folder: Path, *, 
 
 
 def choose_examples(shown: Localisation) -> list[tuple[int, str]]:
-    """Images for a figure, with the rule that chose each; none twice."""
-    chosen: dict[int, str] = {}
+    """At most `MOST` images for a figure, with the rule that chose each; none twice."""
     order = np.argsort(-shown.scores, kind="stable")
     defects = shown.test["defect"].to_numpy()
-    for name in sorted(set(defects) - {"good"}):
-        ranked = order[defects[order] == name]
-        for index, rule in ((ranked[0], "highest"), (ranked[len(ranked) // 2], "median"), (ranked[-1], "lowest")):
-            chosen.setdefault(int(index), rule)
+    by_type = {name: order[defects[order] == name] for name in sorted(set(defects) - {"good"})}
+    chosen = {int(ranked[len(ranked) // 2]): "median" for ranked in list(by_type.values())[: MOST - 2]}
+    for index in order[shown.is_defect[order]][-1:]:
+        chosen.setdefault(int(index), "lowest")
     for index in order[~shown.is_defect[order]][:1]:
         chosen.setdefault(int(index), "highest normal")
-    wrong = [int(index) for index in order if shown.called[index] != shown.is_defect[index] and index not in chosen]
-    misses = [(index, "missed") for index in reversed(wrong) if shown.is_defect[index]]
-    alarms = [(index, "alarm") for index in wrong if not shown.is_defect[index]]
-    return [*chosen.items(), *misses[:FURTHER], *alarms[:FURTHER]]
+    wrong = [int(index) for index in order if shown.called[index] != shown.is_defect[index]]
+    for index in (index for index in wrong if not shown.is_defect[index]):
+        chosen.setdefault(index, "false alarm")
+    for index in (index for index in reversed(wrong) if shown.is_defect[index]):
+        chosen.setdefault(index, "missed")
+    return list(chosen.items())[:MOST]
 
 
 def _summary(study: Study, metrics: dict[str, Any], about: str) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from src.classifier.figures import plot_confusion_matrix, plot_curve, plot_evaluation
+from src.classifier.figures import plot_confusion_matrix, plot_curve, plot_evaluation, plot_training
 from src.style import save_figure
 
 plt.switch_backend("Agg")
@@ -62,11 +62,29 @@ def test_evaluation_draws_every_image_once_with_the_threshold(evaluation):
     assert "Hybrid" in histogram.get_xlabel()
 
 
-def test_evaluation_draws_recall_per_class(evaluation):
-    bars = evaluation.axes[2]
-    assert [patch.get_width() for patch in bars.patches] == [0.5, 1.0]
-    assert [text.get_text() for text in bars.texts] == ["50.0% of 4", "100.0% of 6"]
-    assert [label.get_text() for label in bars.get_yticklabels()] == ["grain off", "pinhole"]
+def test_curves_that_coincide_can_be_told_apart(evaluation):
+    roc = evaluation.axes[0]
+    (corner,) = roc.child_axes
+    for axes in (roc, corner):
+        curves = [line for line in axes.lines if line.get_marker() == "None" and line.get_label()[0] != "_"]
+        assert len({line.get_linestyle() for line in curves}) == len(curves) == 2
+    assert corner.get_xlim()[1] == 0.2 and corner.get_ylim()[0] == 0.8
+
+
+def test_evaluation_draws_recall_per_class_on_a_scale_that_shows_small_differences():
+    recalls = {"grain_off": (0.975, 40), "pinhole": (1.0, 6)}
+    figure = plot_evaluation(IS_DEFECT, {"Hybrid": HYBRID}, {"Hybrid": 0.6}, recalls, title="")
+    axes = figure.axes[2]
+    assert list(axes.lines[0].get_xdata()) == [0.975, 1.0] and axes.get_xlim() == (0.9, 1)
+    assert "axis from 0.9" in axes.get_title("left")
+    assert [text.get_text() for text in axes.texts] == ["97.5% of 40", "100.0% of 6"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["grain off", "pinhole"]
+
+
+def test_no_part_of_the_evaluation_is_empty(evaluation):
+    evaluation.draw_without_rendering()
+    boxes = [axes.get_tightbbox().transformed(evaluation.transFigure.inverted()) for axes in evaluation.axes[:3]]
+    assert min(box.y0 for box in boxes) < 0.05 and sum(box.width * box.height for box in boxes) > 0.75
 
 
 def test_evaluation_of_equal_scores_can_be_drawn_and_saved(tmp_path):
@@ -83,3 +101,18 @@ def test_curve_marks_the_epoch_that_was_kept(best, lines):
     assert axes.get_ylim()[0] == 0  # small changes are not to look like divergence
     if best:
         assert axes.lines[1].get_xdata()[0] == 2 and axes.get_legend().get_texts()[0].get_text() == "epoch kept: 2"
+
+
+def test_training_and_validation_stand_in_one_panel():
+    history = pd.DataFrame({"epoch": [1, 2], "loss_train": [0.9, 0.2], "loss_val": [0.8, 0.3]})
+    history = history.assign(acc_train=[0.5, 1.0], acc_val=[0.6, 0.9])
+    loss, accuracy = plot_training(history, run="tiny", best_epoch=2).axes
+    for axes, values in ((loss, [[0.9, 0.2], [0.8, 0.3]]), (accuracy, [[0.5, 1.0], [0.6, 0.9]])):
+        assert [line.get_ydata().tolist() for line in axes.lines[:2]] == values
+        assert len({line.get_linestyle() for line in axes.lines[:2]}) == 2
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+            "training",
+            "validation",
+            "epoch kept: 2",
+        ]
+    assert loss.get_ylim()[0] == 0 and accuracy.get_ylim()[0] == 0.4 and "axis from 0.4" in accuracy.get_title("left")

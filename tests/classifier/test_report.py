@@ -18,7 +18,7 @@ from src.files import write_json
 from src.style import RIGHT, WRONG
 from tests.classifier.conftest import predictions, summary_of
 
-FIGURES = {"matriz_de_confusion_multiclase", "evaluacion_integral", "ejemplos_multiclase", *CURVES}
+FIGURES = {"matriz_de_confusion_multiclase", "evaluacion_integral", "ejemplos_multiclase", "loss_and_accuracy", *CURVES}
 OF_RUN = {"dataset", "protocol", "backbone", "weights", "seed", "epochs", "device", "seconds", "versions"}
 OF_SUMMARY = {"multiclass_accuracy", "confusion_matrix", "class_names", "class_distribution", "total_samples"}
 OF_SUMMARY |= {"anomaly_detection_results", "per_class", "macro_f1", "run", "protocols"}

@@ -4,9 +4,11 @@ import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from src.data.tables import Classes
 from src.eda import audit_figures
+from src.style import HONEST, USUAL
 
 COUNTS = {"hide_00": {"pinhole": 3, "grain_off": 5}, "hide_01": {"pinhole": 2}}
 
@@ -38,7 +40,7 @@ def test_hides():
     )
     assert len(figure.axes) == 2  # a strip each, as long as the longest
     assert len({axis.images[0].get_array().shape for axis in figure.axes}) == 1
-    captions = {"hide 00: 8 images of pinhole, grain off", "hide 01: 2 images of pinhole"}
+    captions = {"hide 00, n = 8\npinhole, grain off", "hide 01, n = 2\npinhole"}
     assert {"Set: 2 hides, by colour"} | captions <= set(texts(figure))
 
 
@@ -56,3 +58,5 @@ def test_shortcut():
     figure = audit_figures.plot_shortcut(baseline, name="Set")
     assert {"0.9000", "0.3000", "0.9998", "0.7000", "hides apart\n(5 folds, n = 3,600)"} <= set(texts(figure))
     assert [bar.get_height() for axis in figure.axes for bar in axis.patches] == [0.9, 0.3, 0.99976, 0.7]
+    colours = [to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches]
+    assert colours == [USUAL.lower(), HONEST.lower()]  # as in the figure of the baselines

@@ -317,6 +317,18 @@ def test_size_figure(described):
     assert "3 others" in texts(figures.plot_sizes_and_formats(many, CLASSES, name="Set"))
 
 
+def test_a_few_huge_files_do_not_empty_the_axis(described):
+    many = pd.concat([described.dropna(subset=["width"])] * 80, ignore_index=True).assign(bytes=6000)
+    many.loc[[3, 7], "bytes"] = [1_600_000, 1_650_000]
+    bottom = figures.plot_sizes_and_formats(many, CLASSES, name="Set").axes[1]
+    assert bottom.get_title("left").endswith("; not on the axis: 2 files of 1,600 to 1,650 kB")
+    assert sum(len(points.get_offsets()) for points in bottom.collections[::2]) == len(many) - 2
+    assert bottom.get_xlim()[1] < 100
+    many.loc[:40, "bytes"] = 1_600_000  # not few: they belong to the set
+    bottom = figures.plot_sizes_and_formats(many, CLASSES, name="Set").axes[1]
+    assert bottom.get_title("left") == "Size of the file, median marked" and bottom.get_xlim()[1] > 1600
+
+
 def test_colour_figure(described):
     figure = figures.plot_colour_per_class(described, name="Set")
     brightness, _, strips = figure.axes

@@ -62,7 +62,7 @@ def test_each_protocols_map_stands_beside_the_image_with_its_verdict(localisatio
     zero_shot = localisation_of((0.6, SQUARE), (0.1, NOTHING))
     k_shot = localisation_of((0.1, SQUARE), (0.9, NOTHING), protocol="4-shot")
     figure = plot(zero_shot, k_shot)
-    cut, cut_zero, cut_k, good, good_zero, good_k = figure.axes[:6]  # two images a line
+    cut, cut_zero, cut_k, good, good_zero, good_k = figure.axes[:6]  # an image a line
     for axes, highest in ((cut_zero, 0.6), (cut_k, 0.1), (good_zero, 0.1), (good_k, 0.9)):
         (heat,) = axes.images
         assert heat.get_array().max() == pytest.approx(highest) and heat.get_clim() == (0, 1)
@@ -83,11 +83,6 @@ def test_plain_distances_have_a_scale_that_shows_their_threshold(localisation_of
     figure = plot(localisation_of((0.6, SQUARE), has_head=False, thresholds=thresholds))
     low, high = figure.axes[1].images[0].get_clim()
     assert low == 0 and high > max(0, outline) and "log of the distance" in figure.axes[-1].get_xlabel()
-
-
-def test_spare_places_stay_empty(localisation_of):
-    figure = plot(localisation_of(*[(0.6, SQUARE)] * 3))
-    assert [axes.get_visible() for axes in figure.axes[:8]] == [True] * 6 + [False] * 2
 
 
 @pytest.mark.parametrize(
