@@ -55,7 +55,7 @@ def make_judge(
     compared, compared_sizes = (normals.pictures, _sizes(normals)) if normals else (found.pictures, sizes)
     mode = "normals" if normals else "unlabelled-folder" if len(sizes) > 1 else "zero-shot"
     first = list(compared_sizes)[:CALIBRATED] if options.engine == "openvino-int8" else []
-    zoom, calibration = camera_zoom((sizes | compared_sizes).values()), [load_image(compared[one]) for one in first]
+    zoom, calibration = camera_zoom([*sizes.values(), *compared_sizes.values()]), [load_image(compared[one]) for one in first]
     detector = replace(_open(options, zoom, calibration), protocol=mode)
     read = _reader(found, normals, options.mask)
     chosen = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
@@ -124,7 +124,7 @@ def _reader(found: PictureSelection, normals: PictureSelection | None, mask: Pat
     """What opens a picture with its mask. Normal pictures may have none: they may show leather alone."""
     known, masks = normals.pictures if normals else {}, {}
     if isinstance(mask, Path):
-        masks = dict.fromkeys(known.values()) | find_masks(found.pictures | known, mask)
+        masks = dict.fromkeys(known.values()) | find_masks(found.pictures, mask) | find_masks(known, mask)
     return partial(read_picture, mask=mask, masks=masks)
 
 

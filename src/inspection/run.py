@@ -99,16 +99,19 @@ def stamp_of(
     digest: Callable[[Path | None], str | None] = _digest,
 ) -> dict[str, Any]:
     """All that decides the result: weights by their content, pictures and masks by their ``digest``, settings."""
-    pictures, known = list(found.pictures.items()), list(normals.pictures.items()) if normals else []
-    masks = find_masks(dict(pictures + known), options.mask) if isinstance(options.mask, Path) else {}
+    groups = found.pictures, normals.pictures if normals else {}
+    masks = {}
+    if isinstance(options.mask, Path):
+        masks = find_masks(groups[0], options.mask) | find_masks(groups[1], options.mask)
+    pictures, known = ([[name, digest(path), digest(masks.get(path))] for name, path in one.items()] for one in groups)
     files = [options.classifier, options.rules, *sorted(paths.heads.glob("*.safetensors"))]
     plain = {name: value for name, value in asdict(options).items() if not isinstance(value, Path)}
     return {
         "version": INSPECTION_VERSION,
         "settings": plain | {"weights": weights_identity(options.weights)},
         "files": [_digest(file) for file in files],
-        "pictures": [[name, digest(path), digest(masks.get(path))] for name, path in pictures],
-        "normals": [[name, digest(path), digest(masks.get(path))] for name, path in known],
+        "pictures": pictures,
+        "normals": known,
     }
 
 

@@ -181,6 +181,17 @@ def test_masks_leave_the_table_out(leather, network, tmp_path):
     assert (regions["right"] <= 60 + 2).all()
 
 
+def test_a_picture_keeps_its_mask_where_a_normal_one_has_its_name(leather, network, tmp_path):
+    normals, masks = tmp_path / "normals", tmp_path / "masks"
+    normals.mkdir()
+    masks.mkdir()
+    for number in range(6):
+        shutil.copy(leather / f"{number}.png", normals / f"{number}.png")
+        Image.new("L", (96, 96), 255).save(masks / f"{number}.png")
+    folder, judged = inspect([str(leather)], Options(mask=masks, normals=normals), output=tmp_path / "out")
+    assert judged == 6 and pd.read_csv(folder / "inspection.csv")["error"].notna().sum() == 1  # of the broken file
+
+
 @pytest.mark.slow
 def test_a_strip_beside_full_pictures_keeps_their_scale_and_does_not_alarm(tmp_path):
     (tmp_path / "camera").mkdir()
