@@ -67,15 +67,11 @@ def _annotation(region: RegionRecord) -> dict:
     }
 
 
-def write_hides(records: Iterable[PictureRecord], folder: Path, *, rules: Rules) -> None:
-    """A .dxf and an .svg in mm, named by `safe_name`, of each picture whose hide was measured."""
-    for record in records:
-        if record.hide is not None:
-            path = Path(folder) / safe_name(record.file)
-            with whole_file(path.with_name(f"{path.name}.dxf")) as stream:
-                stream.write(_dxf(record, record.hide, rules))
-            with whole_file(path.with_name(f"{path.name}.svg")) as stream:
-                stream.write(_svg(record, record.hide).encode())
+def write_hide(record: PictureRecord, folder: Path, *, rules: Rules) -> None:
+    """A .dxf and an .svg in mm, named by `safe_name`, of a picture whose hide was measured."""
+    for suffix, content in (("dxf", _dxf(record, record.hide, rules)), ("svg", _svg(record, record.hide).encode())):
+        with whole_file(Path(folder) / f"{safe_name(record.file)}.{suffix}") as stream:
+            stream.write(content)
 
 
 def _dxf(record: PictureRecord, hide: HideMeasure, rules: Rules) -> bytes:

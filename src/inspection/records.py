@@ -60,6 +60,8 @@ class PictureRecord:
     overlay: str | None = None  # path of the overlay below the report's folder
     hide: HideMeasure | None = None
     error: str | None = None
+    threshold: float | None = None  # score from which a region is a defect
+    engine: str | None = None  # what the network ran on
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS or (self.error is None) == (self.verdict == "error"):

@@ -1,4 +1,4 @@
-"""Records on disk: one JSON a picture while a run goes on, and the two tables at its end."""
+"""Records as JSON and as two tables: a row a picture and a row a region."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from ..files import whole_file
 from .records import DefectMeasure, HideMeasure, PictureRecord, RegionRecord
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # cells that begin so run as formulas in spreadsheets
-HIDE_COLUMNS = ("area_m2", "usable_share", "grade", "usable_letter")
-
-
-def write_record(record: PictureRecord, file: Path) -> None:
-    """Writes the record of a picture, whole or not at all."""
-    with whole_file(file) as stream:
-        stream.write(record_text(record).encode())
-
-
-def read_record(file: Path) -> PictureRecord:
-    """What `write_record` wrote."""
-    return parse_record(file.read_text(encoding="utf-8"))
+PICTURE_COLUMNS = [
+    *("file", "verdict", "score", "threshold", "regions", "defect_area_px", "defect_area_percent", "class"),
+    *("defect_area_mm2", "area_m2", "usable_share", "grade", "usable_letter"),  # where hides are measured
+    *("overlay", "error", "width", "height", "engine"),
+]
+REGION_COLUMNS = [
+    *("file", "number", "area", "peak", "score", "label", "label_probability"),
+    *("longest_mm", "area_mm2", "edge_mm", "severity"),  # where hides are measured
+    *("left", "top", "right", "bottom", "outline"),
+]
+MEASURES = {*PICTURE_COLUMNS[8:13], *REGION_COLUMNS[7:11]}
+TEXTS = {"file", "verdict", "class", "grade", "usable_letter", "overlay", "error", "engine", "label", "outline"}
+INTEGERS = {"regions", "width", "height", "number", "severity"}  # other columns are floats
 
 
 def record_text(record: PictureRecord) -> str:
@@ -49,46 +50,51 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def write_tables(records: Sequence[PictureRecord], folder: Path, *, threshold: float) -> None:
+def write_tables(records: Sequence[PictureRecord], folder: Path) -> None:
     """Writes ``inspection.csv``, a row a picture, and ``regions.csv``, a row a region. Lengths are pixels, or mm."""
-    pictures = [picture_row(record, threshold) for record in records]
-    regions = [row for record in records for row in region_rows(record)]
-    columns = ["file", "number", "left", "top", "right", "bottom", "area", "peak", "score", "label", "outline"]
-    for name, table in (
-        ("inspection.csv", pd.DataFrame(pictures)),
-        ("regions.csv", pd.DataFrame(regions, columns=None if regions else columns)),
-    ):
+    pictures = picture_table(records).drop(columns=["width", "height", "engine"])
+    for name, table in (("inspection.csv", pictures), ("regions.csv", region_table(records))):
+        missing = [column for column in table if column in MEASURES and table[column].isna().all()]
         with whole_file(folder / name) as stream:
-            table.map(_plain_cell).to_csv(stream, index=False, lineterminator="\n")
+            table.drop(columns=missing).map(_plain_cell).to_csv(stream, index=False, lineterminator="\n")
 
 
-def region_rows(record: PictureRecord) -> list[dict[str, Any]]:
-    """What ``regions.csv`` says of a picture."""
-    rows, defects = [], record.hide.defects if record.hide else (None,) * len(record.regions)
-    for region, defect in zip(record.regions, defects, strict=True):
-        row = {"file": record.file, **asdict(region), **(asdict(defect) if defect else {})}
-        row |= dict(zip(("left", "top", "right", "bottom"), row.pop("box"), strict=True))
-        row["outline"] = " ".join(f"{x:g},{y:g}" for x, y in row.pop("outline"))
-        rows.append(row)
-    return rows
+def picture_table(records: Sequence[PictureRecord]) -> pd.DataFrame:
+    """A row a picture."""
+    return _table([_picture_row(record) for record in records], PICTURE_COLUMNS)
 
 
-def picture_row(record: PictureRecord, threshold: float) -> dict[str, Any]:
-    """What ``inspection.csv`` says of a picture."""
-    area, hide = sum(region.area for region in record.regions), record.hide
-    row = {
-        "file": record.file,
-        "verdict": record.verdict,
-        "score": None if record.error else record.score,
-        "threshold": threshold,
+def region_table(records: Sequence[PictureRecord]) -> pd.DataFrame:
+    """A row a region."""
+    return _table([row for record in records for row in _region_rows(record)], REGION_COLUMNS)
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    types = {name: "string" if name in TEXTS else "Int32" if name in INTEGERS else "float64" for name in columns}
+    return pd.DataFrame(rows, columns=columns).astype(types)
+
+
+def _picture_row(record: PictureRecord) -> dict[str, Any]:
+    area, read = sum(region.area for region in record.regions), record.error is None
+    return (vars(record.hide) if record.hide else {}) | {
+        **vars(record),
+        "score": record.score if read else None,
         "regions": len(record.regions),
         "defect_area_px": area,
-        "defect_area_percent": None if record.error else 100 * area / (record.width * record.height),
+        "defect_area_percent": 100 * area / (record.width * record.height) if read else None,
         "class": record.regions[0].label if record.regions else None,
     }
-    if hide:
-        row |= {"defect_area_mm2": hide.defect_area_mm2} | {name: getattr(hide, name) for name in HIDE_COLUMNS}
-    return row | {"overlay": record.overlay, "error": record.error}
+
+
+def _region_rows(record: PictureRecord) -> list[dict[str, Any]]:
+    rows, defects = [], record.hide.defects if record.hide else (None,) * len(record.regions)
+    for region, defect in zip(record.regions, defects, strict=True):
+        sides = dict(zip(("left", "top", "right", "bottom"), region.box, strict=True))
+        outline = " ".join(f"{x:g},{y:g}" for x, y in region.outline)
+        rows.append(
+            {"file": record.file, **vars(region), **sides, "outline": outline, **(vars(defect) if defect else {})}
+        )
+    return rows
 
 
 def _plain_cell(value: Any) -> Any:

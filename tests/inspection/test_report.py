@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from src import style
-from src.inspection import overlay, report
+from src.inspection import judge, report
 from src.inspection.records import DefectMeasure, HideMeasure, PictureRecord, RegionRecord
 from src.inspection.report import write_page
+from src.inspection.tables import picture_table
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SETTINGS = {
@@ -67,7 +68,10 @@ def broken(file="b.jpg"):
 
 def write(folder, *records, **settings):
     """The page's text and what it holds."""
-    page = write_page(records, folder, SETTINGS | settings).read_text(encoding="utf-8")
+    plain = [
+        replace(one, file=str(n), overlay=None, error=one.error and "why") for n, one in enumerate(records)
+    ]  # valid Unicode
+    page = write_page(records, picture_table(plain), folder, SETTINGS | settings).read_text(encoding="utf-8")
     return page, json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page)[1])
 
 
@@ -179,7 +183,7 @@ def test_a_thousand_busy_pictures_stay_below_30_mb(tmp_path):
 def test_a_missing_setting_is_named(tmp_path):
     settings = {key: value for key, value in SETTINGS.items() if key != "source"}
     with pytest.raises(KeyError, match="source"):
-        write_page([], tmp_path, settings)
+        write_page([], picture_table([]), tmp_path, settings)
 
 
 def test_an_empty_report_is_a_page_too(tmp_path):
@@ -193,8 +197,8 @@ def test_the_page_has_the_palette_of_the_figures(tmp_path):
     assert (light["good"], light["defect"], light["outline"]) == (style.NORMAL, style.DEFECT, style.PREDICTED)
     assert (light["hide"], light["soft"]) == (style.NORMAL, style.NEUTRAL)
     stops = re.search(r"const MAP = (\[.*?\]);", page)[1]
-    magma = [overlay.mpl.colormaps["magma"](n / 5)[:3] + (overlay.OPACITY * n / 5,) for n in range(6)]
-    assert json.loads(stops) == [overlay.mpl.colors.to_hex(colour, keep_alpha=True) for colour in magma]
+    magma = [judge.mpl.colormaps["magma"](n / 5)[:3] + (judge.OPACITY * n / 5,) for n in range(6)]
+    assert json.loads(stops) == [judge.mpl.colors.to_hex(colour, keep_alpha=True) for colour in magma]
 
 
 @pytest.mark.skipif(not BROWSER, reason="needs Chromium")

@@ -18,10 +18,11 @@ from PIL import Image
 from src.classifier.checkpoints import save_checkpoint
 from src.classifier.predict import class_probabilities, tiles_at
 from src.files import load_tensors
-from src.inspection import prepare, run
+from src.inspection import prepare
 from src.inspection.export import safe_name
-from src.inspection.options import Options
+from src.inspection.inputs import Options
 from src.inspection.run import HeldError, inspect
+from src.localisation.localise import Detector
 from src.synthetic.leather import draw_hide, render_leather
 
 
@@ -83,15 +84,15 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(leather, netw
     whole, _ = inspect([str(leather)], Options(), output=tmp_path / "whole")
     judged = []
 
-    def interrupted(judge, name, *others):
-        if len(judged) == stop:
+    def interrupted(detector, *others, without=None, **leather):
+        if without is not None and len(judged) == stop:  # a reference, so none of the trial
             raise KeyboardInterrupt
-        judged.append(name)
-        return original(judge, name, *others)
+        judged.extend([without] if without is not None else [])
+        return original(detector, *others, without=without, **leather)
 
-    original = run.Judge.judge
+    original = Detector.judge
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run.Judge, "judge", interrupted)
+        patch.setattr(Detector, "judge", interrupted)
         inspect([str(leather)], Options(), output=tmp_path / "again")
     assert len(list((tmp_path / "again" / "leather" / "pictures").glob("*"))) == stop
     folder, _ = inspect([str(leather)], Options(), output=tmp_path / "again")
@@ -112,7 +113,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_files(leather, netwo
         process.join(moments.uniform(0.15, 0.5) * seconds)
         process.kill()  # SIGKILL
         process.join()
-        done.append((process.exitcode, len(list(folder.glob("pictures/*.json")))))
+        done.append((process.exitcode, len(list(folder.glob("pictures/*.jsonl")))))
     print("exit code and pictures done after each:", done)
     assert any(code == -signal.SIGKILL for code, _ in done)
     inspect([str(leather)], Options(), output=folder.parent)

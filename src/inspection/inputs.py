@@ -1,4 +1,4 @@
-"""Which pictures an inspection takes, which files it leaves and why, and the masks that belong to pictures."""
+"""What people give an inspection: options, pictures to judge, normal ones and masks; which files it leaves and why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import paths
@@ -14,6 +14,21 @@ from ..data.pictures import is_picture
 
 STAMP = "run.json"  # the file that makes a folder a run of an inspection
 NO_PICTURE = "no picture: .jpg, .png, .tif, .bmp and .webp are read"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides the result beside the pictures."""
+
+    normals: Path | None = None  # folder of pictures without defects
+    classifier: Path | None = None  # checkpoint that names the class of regions
+    mm_per_pixel: float | None = None
+    threshold: float | None = None  # probability, in place of the head's
+    mask: Path | str | None = None  # folder of masks (leather is white), "auto", or None: all is leather
+    weights: str = "shipped"  # "shipped", "timm" or a file
+    backbone: str | None = None  # timm's name; None: that of the shipped weights, else `prepare.LARGER`
+    rules: Path | None = None  # rule file of grades
+    engine: str | None = None  # one of `config.ENGINES`; None asks LEATHER_ENGINE
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,25 @@ class PictureSelection:
         """One line that says what was taken and left."""
         reasons = "; ".join(f"{count} left: {reason}" for reason, count in Counter(self.left.values()).items())
         return f"{len(self.pictures):,} pictures in {paths.relative(self.root)}" + (f" ({reasons})" if reasons else "")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The pictures to judge, the normal ones if there are any, and masks of both."""
+
+    pictures: PictureSelection
+    normals: PictureSelection | None = None
+    masks: dict[Path, Path | None] = field(default_factory=dict)  # None: a normal picture that is leather alone
+
+
+def find_inputs(pictures: PictureSelection, options: Options, *, without: Path) -> Inputs:
+    """With the normal pictures and the masks that options name; what is in the folder ``without`` is left."""
+    normals = find_pictures([str(options.normals)], without=[without]) if options.normals else None
+    known, masks = normals.pictures if normals else {}, {}
+    if isinstance(options.mask, Path):  # a name may be in both
+        masks = dict.fromkeys(known.values()) | find_masks(known, options.mask)
+        masks |= find_masks(pictures.pictures, options.mask)
+    return Inputs(pictures, normals, masks)
 
 
 def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> PictureSelection:
