@@ -71,10 +71,11 @@ class Judge:
         verdict = "defective" if regions else "good"
         record = PictureRecord(name, verdict, *picture.size, judgement.score, regions, overlay)
         if self.scale:
+            mm_per_pixel, rules = self.scale
             everywhere = np.ones(picture.size[::-1], bool) if leather is None else leather
-            hide = measure_hide(everywhere, regions, mm_per_pixel=self.scale[0], rules=self.scale[1])
-            record = replace(record, hide=hide)
-            write_hide(record, folder / "hides", rules=self.scale[1])
+            hide, regions = measure_hide(everywhere, regions, mm_per_pixel=mm_per_pixel, rules=rules)
+            record = replace(record, hide=hide, regions=regions)
+            write_hide(record, folder / "hides", rules=rules)
         return record
 
     def _named(self, region: RegionRecord, picture: Image.Image) -> RegionRecord:

@@ -19,16 +19,10 @@ class RegionRecord:
     outline: tuple[tuple[float, float], ...]  # (x, y), closed: the last point is the first
     label: str | None = None  # class by the classifier, where one was given
     label_probability: float | None = None
-
-
-@dataclass(frozen=True)
-class DefectMeasure:
-    """One region of a measured hide, in its order."""
-
-    longest_mm: float
-    area_mm2: float
-    edge_mm: float  # distance to the hide's outline, 0 if it touches it
-    severity: int  # from 0; larger is worse, by the rule file's table of longest sides
+    longest_mm: float | None = None  # these where hides are measured
+    area_mm2: float | None = None
+    edge_mm: float | None = None  # distance to the hide's outline, 0 if it touches it
+    severity: int | None = None  # from 0; larger is worse, by the rule file's table of longest sides
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,6 @@ class HideMeasure:
     defect_area_mm2: float
     usable_share: float  # of the hide outside defects grown by the rule file's margin, in [0, 1]
     rectangle: tuple[float, float, float, float]  # left, top, right, bottom: largest without a defect, px
-    defects: tuple[DefectMeasure, ...]
     grade: str
     grade_reason: str
     usable_letter: str  # A to F by usable share; "below F" under its lowest

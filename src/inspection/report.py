@@ -85,7 +85,7 @@ def _picture(record: PictureRecord, folder: Path, photographs: Path | None) -> d
     regions, detail, hide = record.regions[:REGIONS], max(1, record.width / 1500, record.height / 1500), record.hide
     if hide:
         rings = [_outline(ring, detail, POINTS // len(hide.outline)) for ring in hide.outline]
-        hide = vars(hide) | {"outline": rings, "defects": [vars(defect) for defect in hide.defects[:REGIONS]]}
+        hide = vars(hide) | {"outline": rings}
     return {name: getattr(record, name) for name in ("file", "width", "height", "score")} | {
         "link": quote(os.fsencode(record.file)),  # no character of a name has a meaning in a URL
         "overlay": record.overlay and quote(os.fsencode(record.overlay)),

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..files import whole_file
-from .records import DefectMeasure, HideMeasure, PictureRecord, RegionRecord
+from .records import HideMeasure, PictureRecord, RegionRecord
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # cells that begin so run as formulas in spreadsheets
 PICTURE_COLUMNS = [
@@ -38,9 +38,7 @@ def parse_record(text: str) -> PictureRecord:
     """The record that `record_text` wrote."""
     said = _tuples(json.loads(text))
     said["regions"] = tuple(RegionRecord(**region) for region in said["regions"])
-    if said["hide"]:
-        defects = tuple(DefectMeasure(**defect) for defect in said["hide"]["defects"])
-        said["hide"] = HideMeasure(**said["hide"] | {"defects": defects})
+    said["hide"] = said["hide"] and HideMeasure(**said["hide"])
     return PictureRecord(**said)
 
 
@@ -66,7 +64,7 @@ def picture_table(records: Sequence[PictureRecord]) -> pd.DataFrame:
 
 def region_table(records: Sequence[PictureRecord]) -> pd.DataFrame:
     """A row a region."""
-    return _table([row for record in records for row in _region_rows(record)], REGION_COLUMNS)
+    return _table([_region_row(one, region) for one in records for region in one.regions], REGION_COLUMNS)
 
 
 def _table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
@@ -86,15 +84,10 @@ def _picture_row(record: PictureRecord) -> dict[str, Any]:
     }
 
 
-def _region_rows(record: PictureRecord) -> list[dict[str, Any]]:
-    rows, defects = [], record.hide.defects if record.hide else (None,) * len(record.regions)
-    for region, defect in zip(record.regions, defects, strict=True):
-        sides = dict(zip(("left", "top", "right", "bottom"), region.box, strict=True))
-        outline = " ".join(f"{x:g},{y:g}" for x, y in region.outline)
-        rows.append(
-            {"file": record.file, **vars(region), **sides, "outline": outline, **(vars(defect) if defect else {})}
-        )
-    return rows
+def _region_row(record: PictureRecord, region: RegionRecord) -> dict[str, Any]:
+    sides = zip(("left", "top", "right", "bottom"), region.box, strict=True)
+    outline = " ".join(f"{x:g},{y:g}" for x, y in region.outline)
+    return vars(region) | dict(sides) | {"file": record.file, "outline": outline}
 
 
 def _plain_cell(value: Any) -> Any:

@@ -55,7 +55,7 @@ def records(rules):
     leather = np.zeros((140, 240), bool)
     leather[20:120, 20:220] = True
     regions = (region(1, *SQUARE, label="hole"), region(2, *TRIANGLE))
-    hide = measure_hide(leather, regions, mm_per_pixel=0.7, rules=rules)
+    hide, regions = measure_hide(leather, regions, mm_per_pixel=0.7, rules=rules)
     return [
         PictureRecord("plain.jpg", "good", 50, 40),
         PictureRecord("../a<b>&\x07.jpg", "defective", 240, 140, 0.9, regions, hide=hide),
