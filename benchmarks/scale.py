@@ -83,7 +83,7 @@ def step_seconds(folder: Path) -> dict[str, Any]:
     """Seconds of decoding a picture and of all that is done with one, medians, and on which engine."""
     found, work = find_pictures([str(folder)]), folder.parent / f"{folder.name}-steps"
     some = dict(list(found.pictures.items())[:FILES])
-    judge = make_judge(Inputs(found), Options(), kept=work / "references.pt", todo=[])
+    judge = make_judge(Inputs(found), Options(), kept=work / "references.pt", todo=0)
     steps = {
         "decoding": lambda name: load_image(some[name]),
         "judging": lambda name: list(judge.judge([(name, some[name])], work)),
@@ -109,7 +109,7 @@ def reference_seconds(folder: Path, count: int, work: Path) -> dict[str, float]:
     _ = [version_of(path) for path in found.pictures.values()]
     known = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        make_judge(Inputs(found), Options(), kept=work / f"references-{count}.pt", todo=[])
+        make_judge(Inputs(found), Options(), kept=work / f"references-{count}.pt", todo=0)
     drawn = time.perf_counter()
     return {"pictures": count, "listing": listed - started, "versions": known - listed, "references": drawn - known}
 

@@ -12,9 +12,8 @@ import pandas as pd
 from ..files import whole_file
 from .inputs import PictureSelection
 from .judge import Judge
-from .records import PictureRecord
+from .records import PictureRecord, parse_record, picture_table, record_text, region_table
 from .report import SUMMED, shown_files
-from .tables import parse_record, picture_table, record_text, region_table
 
 LARGEST, FEWEST = 64, 256  # pictures of a part; parts of a run that has so many pictures
 

@@ -41,10 +41,10 @@ SIZED = 500  # pictures, at most, whose size is read: scale and references follo
 SEED = 0
 
 
-def make_judge(inputs: Inputs, options: Options, *, kept: Path, todo: Sequence[str]) -> Judge:
+def make_judge(inputs: Inputs, options: Options, *, kept: Path, todo: int) -> Judge:
     """Opens the network and reads the references, or those that an earlier start of the same run kept in a file.
 
-    Says what will be done with the pictures ``todo`` and how long it takes. Raises ValueError if nothing can be read,
+    Says that ``todo`` pictures are to be judged, how, and how long it takes. Raises ValueError if nothing can be read,
     or a threshold is given where there is no head, and what `load_backbone` raises.
     """
     compared, sizes = inputs.normals or inputs.pictures, _sizes(inputs.pictures)
@@ -55,11 +55,12 @@ def make_judge(inputs: Inputs, options: Options, *, kept: Path, todo: Sequence[s
     read = partial(read_picture, mask=options.mask, masks=inputs.masks)
     judge = _open(options, read, zoom, [load_image(compared.pictures[name]) for name in calibrating])
     names = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
-    waiting = [] if kept.is_file() or mode == "zero-shot" else [compared_sizes[name] for name in names]
-    share = max(1, len(inputs.pictures.pictures) / SIZED)
-    _announce(judge.detector, mode, [sizes[name] for name in todo if name in sizes], share, waiting)
-    if not kept.is_file():
-        chosen = {name: compared.pictures[name] for name in names}
+    chosen = {} if kept.is_file() else {name: compared.pictures[name] for name in names}
+    minutes = _minutes(judge.detector, list(sizes.values()), todo + (len(chosen) if mode != "zero-shot" else 0))
+    backbone = judge.detector.encoder.backbone
+    print(f"{todo:,} pictures to judge, {MODES[mode]}", end="; ")
+    print(f"{backbone.name} ({backbone.weights}) by {engine_of(judge.detector)}; about {minutes} min", flush=True)
+    if chosen:
         save_tensors(_references(replace(judge.detector, protocol=mode), chosen, read), kept)
     remedy = "remove it and inspect again"
     with fitting(kept, remedy=remedy):
@@ -132,26 +133,18 @@ def read_picture(
     return picture, file and load_mask(str(file), size=picture.size, most=1)  # of leather, which may fill it
 
 
-def _announce(
-    detector: Detector,
-    mode: str,
-    sizes: list[tuple[int, int]],
-    share: float,
-    references: list[tuple[int, int]],
-) -> None:
-    """Says what will be done, ``share`` times pictures of these sizes, and how long by the time of a trial."""
-    backbone, minutes = detector.encoder.backbone, 0
-    if sizes:
-        side = round(TRIAL / detector.encoder.zoom)
-        piece = Image.effect_noise([min(side, length) for length in sizes[0]], 64).convert("RGB")
-        for _ in range(2):  # the first pays for starting
-            started = time.perf_counter()
-            detector.judge(piece)
-            seconds = time.perf_counter() - started
-        pixels = sum(w * h for w, h in references) + share * sum(w * h for w, h in sizes)
-        minutes = math.ceil(seconds * pixels / (piece.width * piece.height) / 60)
-    print(f"{round(share * len(sizes)):,} pictures to judge, {MODES[mode]}", end="; ")
-    print(f"{backbone.name} ({backbone.weights}) by {engine_of(detector)}; about {minutes} min", flush=True)
+def _minutes(detector: Detector, sizes: list[tuple[int, int]], count: int) -> int:
+    """How long so many pictures of such sizes take, by the time of a piece of noise."""
+    if not count:
+        return 0
+    side = round(TRIAL / detector.encoder.zoom)
+    piece = Image.effect_noise([min(side, length) for length in sizes[0]], 64).convert("RGB")
+    for _ in range(2):  # the first pays for starting
+        started = time.perf_counter()
+        detector.judge(piece)
+        seconds = time.perf_counter() - started
+    share = np.prod(sizes, axis=1).mean() / math.prod(piece.size)
+    return math.ceil(seconds * count * share / 60)
 
 
 class _Each(Sequence):

@@ -29,9 +29,8 @@ from .inputs import STAMP, Inputs, Options, PictureSelection, find_inputs, find_
 from .judge import Judge
 from .kept import Kept, judge_parts, parts_of
 from .prepare import MODES, make_judge
-from .records import VERDICTS
+from .records import VERDICTS, write_tables
 from .report import write_page
-from .tables import write_tables
 
 INSPECTION_VERSION = 3  # raise it when the same pictures and settings no longer give the same report
 LIBRARIES = ("torch", "timm", "numpy", "scikit-image", "pillow")
@@ -65,14 +64,13 @@ def inspect(
     with run_folder(output, pictures.name, identity) as folder:
         kept, references = Kept(folder, in_parquet=bool(scale)), folder / "references.pt"
         todo = [part for part in parts_of(pictures) if not kept.has(part)]
-        names = [name for part in todo for name, _ in part.pictures]
-        judge = make_judge(inputs, options, kept=references, todo=names)
+        total, missing = len(pictures.pictures), sum(len(part.pictures) for part in todo)
+        judge = make_judge(inputs, options, kept=references, todo=missing)
         if scale:
             counts = scale.judge_on_cluster(todo, (load_tensors(references), judge.read, options), folder, cluster)
         else:
             counts = judge_parts(judge, todo, kept)
-        total = len(pictures.pictures)
-        with tqdm(total=total, initial=total - len(names), desc=pictures.name, unit="img") as progress:
+        with tqdm(total=total, initial=total - missing, desc=pictures.name, unit="img") as progress:
             for judged in counts:
                 progress.update(judged)
         table, records = kept.read()
@@ -174,8 +172,7 @@ def about_run(judge: Judge, pictures: PictureSelection, table: pd.DataFrame, opt
         "classifier": options.classifier
         and {"model": options.classifier.name, "worth": honest_figure(load_tensors(options.classifier))},
         "options": {
-            name: value and paths.relative(value) if isinstance(value, Path) else value
-            for name, value in asdict(options).items()
+            name: paths.relative(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
         },
         "facts": judge.detector.facts,
         "left": pictures.left,

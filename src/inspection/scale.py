@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,10 @@ def judge_on_cluster(parts: list[Part], handed: tuple[Any, ...], folder: Path, a
         return
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    with _cluster(address):
+    os.environ.update(SETTINGS | os.environ)
+    local = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": True}
+    with ray.init(address, **quiet, **local):
         machines = ray.cluster_resources()
         gpus = machines.get("GPU", 0)
         actors = max(1, min(len(parts), int(ON_A_GPU * gpus or machines["CPU"])))
@@ -75,18 +77,3 @@ def judge_on_cluster(parts: list[Part], handed: tuple[Any, ...], folder: Path, a
         )
         for row in judged.iter_rows():
             yield row["judged"]
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[None]:
-    """Connected to it in the block, or to the one that this process is connected to already."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.update(SETTINGS | os.environ)
-    local = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
-    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -14,9 +14,8 @@ from PIL import Image
 
 from src import style
 from src.inspection import judge, report
-from src.inspection.records import HideMeasure, PictureRecord, RegionRecord
+from src.inspection.records import HideMeasure, PictureRecord, RegionRecord, picture_table
 from src.inspection.report import write_page
-from src.inspection.tables import picture_table
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SETTINGS = {
