@@ -41,13 +41,15 @@ class PictureSelection:
 
     @property
     def name(self) -> str:
-        return self.root.name or "pictures"
+        return printable(self.root.name) or "pictures"
 
     @property
     def about(self) -> str:
         """One line that says what was taken and left."""
         reasons = "; ".join(f"{count} left: {reason}" for reason, count in Counter(self.left.values()).items())
-        return f"{len(self.pictures):,} pictures in {paths.relative(self.root)}" + (f" ({reasons})" if reasons else "")
+        return f"{len(self.pictures):,} pictures in {printable(paths.relative(self.root))}" + (
+            f" ({reasons})" if reasons else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -151,5 +153,9 @@ def _absolute(path: Path) -> Path:
 
 
 def _name(path: Path, root: Path) -> str:
-    """The name below the root, with /; bytes that are no UTF-8 are written out, so that every report can hold it."""
-    return os.fsencode(Path(os.path.relpath(path, root)).as_posix()).decode("utf-8", "backslashreplace")
+    return printable(Path(os.path.relpath(path, root)).as_posix())
+
+
+def printable(text: str) -> str:
+    """A text of which bytes that are no UTF-8 are written out, so that every report can hold it."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -22,6 +22,7 @@ from ..style import NORMAL, PREDICTED
 from .export import safe_name, write_hide
 from .grade import Rules
 from .hide import measure_hide
+from .inputs import printable
 from .records import PictureRecord, RegionRecord
 
 Read = Callable[[Path], tuple[Image.Image, np.ndarray | None]]  # opens a picture, with its leather or None for all
@@ -55,7 +56,8 @@ class Judge:
         try:
             record = self._judge(name, *reading.result(), folder)
         except PROBLEMS as error:
-            record = PictureRecord(name, "error", error=str(error).replace(str(path), name) or type(error).__name__)
+            reason = str(error).replace(str(path), name) or type(error).__name__
+            record = PictureRecord(name, "error", error=printable(reason))
         return replace(record, threshold=self.detector.thresholds.verdict, engine=engine_of(self.detector))
 
     def _judge(self, name: str, picture: Image.Image, leather: np.ndarray | None, folder: Path) -> PictureRecord:

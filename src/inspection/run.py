@@ -25,7 +25,7 @@ from ..classifier.predict import honest_figure
 from ..config import paths
 from ..files import file_digest, identity_of, load_tensors, write_json
 from .export import write_coco
-from .inputs import STAMP, Inputs, Options, PictureSelection, find_inputs, find_pictures
+from .inputs import STAMP, Inputs, Options, PictureSelection, find_inputs, find_pictures, printable
 from .judge import Judge
 from .kept import Kept, judge_parts, parts_of
 from .prepare import MODES, make_judge
@@ -172,7 +172,8 @@ def about_run(judge: Judge, pictures: PictureSelection, table: pd.DataFrame, opt
         "classifier": options.classifier
         and {"model": options.classifier.name, "worth": honest_figure(load_tensors(options.classifier))},
         "options": {
-            name: paths.relative(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
+            name: printable(paths.relative(value)) if isinstance(value, Path) else value
+            for name, value in asdict(options).items()
         },
         "facts": judge.detector.facts,
         "left": pictures.left,

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -180,6 +181,15 @@ def test_masks_leave_the_table_out(leather, network, tmp_path):
     table, regions = (pd.read_csv(folder / name) for name in ("inspection.csv", "regions.csv"))
     assert judged == 5 and "no mask" in table.set_index("file")["error"]["5.png"]
     assert (regions["right"] <= 60 + 2).all()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_folders_whose_names_are_no_utf8_can_be_inspected(leather, network, tmp_path):
+    masks, photographs = (Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/m\xe4sks", b"/h\xe4ute"))
+    masks.mkdir()
+    leather.rename(photographs)
+    folder, judged = inspect([str(photographs)], Options(mask=masks), output=tmp_path / "out")
+    assert judged == 0 and "has no mask in" in pd.read_csv(folder / "inspection.csv")["error"][0]
 
 
 def test_a_picture_keeps_its_mask_where_a_normal_one_has_its_name(leather, network, tmp_path):
