@@ -6,8 +6,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -223,13 +223,6 @@ def assert_as_plain(folder, plain):
 
 
 @pytest.mark.slow
-def test_the_records_are_those_of_the_plain_run(leather, options, plain, cluster, tmp_path, in_time):
-    folder, judged = inspect([str(leather)], options, output=tmp_path, cluster=cluster.address)
-    assert judged == COUNT - 1 and folder == tmp_path / "leather"
-    assert_as_plain(folder, plain)
-
-
-@pytest.mark.slow
 def test_a_store_gives_the_records_of_its_files(leather, store, options, plain, cluster, tmp_path, in_time):
     folder, judged = inspect([store], options, output=tmp_path, cluster=cluster.address)
     assert judged == COUNT - 1
@@ -237,36 +230,20 @@ def test_a_store_gives_the_records_of_its_files(leather, store, options, plain, 
     assert "secret" not in "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.[jh]*"))
 
 
+def finished_parts(folder):
+    """When each was written."""
+    return {file: file.stat().st_mtime_ns for file in folder.glob("leather/pictures/*.parquet")}
+
+
 def wait_for_parts(folder, count):
-    while len(list(folder.glob("leather/pictures/*.parquet"))) < count:
+    wait_until(lambda: len(finished_parts(folder)) >= count)
+
+
+def wait_until(is_so):
+    started = time.monotonic()
+    while not is_so():
+        assert time.monotonic() < started + SECONDS
         time.sleep(0.05)
-
-
-@pytest.mark.slow
-def test_a_killed_driver_goes_on_where_it_was(leather, options, plain, cluster, tmp_path, in_time):
-    command = [
-        sys.executable,
-        "-m",
-        "src.inspection",
-        str(leather),
-        "--ray",
-        cluster.address,
-        "--output",
-        str(tmp_path),
-    ]
-    command += ["--backbone", options.backbone, "--weights", options.weights]
-    driver = subprocess.Popen(command, cwd=paths.root)
-    try:
-        wait_for_parts(tmp_path, 3)
-    finally:
-        driver.kill()
-        driver.wait()
-    finished = {file: file.stat().st_mtime_ns for file in tmp_path.glob("leather/pictures/*.parquet")}
-    assert 3 <= len(finished) < COUNT
-    folder, judged = inspect([str(leather)], options, output=tmp_path, cluster=cluster.address)
-    assert judged == COUNT - 1 and folder == tmp_path / "leather"
-    assert {file: file.stat().st_mtime_ns for file in finished} == finished
-    assert_as_plain(folder, plain)
 
 
 def actors_of(node):
@@ -282,25 +259,37 @@ def actors_of(node):
     return found
 
 
+def disturb(cluster, folder, done):
+    """Kills an actor, then a machine; tells who was killed and how many parts were finished then."""
+    wait_for_parts(folder, done + 2)
+    killed = actors_of(cluster.head_node)
+    os.kill(killed[0], signal.SIGKILL)
+    wait_for_parts(folder, done + 5)
+    others = actors_of(cluster.other)
+    cluster.remove_node(cluster.other, allow_graceful=False)
+    return killed, others, len(finished_parts(folder))
+
+
 @pytest.mark.slow
-def test_an_actor_is_killed_and_a_machine_removed(leather, options, plain, cluster, tmp_path, in_time):
+def test_the_driver_an_actor_and_a_machine_are_killed(leather, options, plain, cluster, tmp_path, in_time):
     """The last test of the cluster, which has one machine afterwards."""
-    killed = []
-
-    def disturb():
-        wait_for_parts(tmp_path, 2)
-        killed.extend(actors_of(cluster.head_node))
-        os.kill(killed[0], signal.SIGKILL)
-        wait_for_parts(tmp_path, 5)
-        killed.append(len(actors_of(cluster.other)))
-        cluster.remove_node(cluster.other, allow_graceful=False)
-        killed.append(len(list(tmp_path.glob("leather/pictures/*.parquet"))))
-
-    disturbance = threading.Thread(target=disturb, daemon=True)
-    disturbance.start()
-    folder, judged = inspect([str(leather)], options, output=tmp_path, cluster=cluster.address)
-    disturbance.join(10)
-    print("actors of the head, of the other machine, parts when it was removed:", killed)
-    assert len(killed) == 3 and killed[1] == 1 and killed[2] < COUNT
-    assert judged == COUNT - 1
+    command = [sys.executable, "-m", "src.inspection", str(leather), "--ray", cluster.address]
+    command += ["--output", str(tmp_path), "--backbone", options.backbone, "--weights", options.weights]
+    driver = subprocess.Popen(command, cwd=paths.root)
+    try:
+        wait_for_parts(tmp_path, 3)
+    finally:
+        driver.kill()
+        driver.wait()
+    wait_until(lambda: not actors_of(cluster.head_node) + actors_of(cluster.other))
+    finished = finished_parts(tmp_path)
+    assert 3 <= len(finished) < COUNT - 6
+    with ThreadPoolExecutor(1) as other:
+        disturbance = other.submit(disturb, cluster, tmp_path, len(finished))
+        folder, judged = inspect([str(leather)], options, output=tmp_path, cluster=cluster.address)
+        killed, others, done = disturbance.result(10)
+    print("actors of the head, of the other machine, parts when it was removed:", killed, others, done)
+    assert killed and len(others) == 1 and done < COUNT
+    assert judged == COUNT - 1 and folder == tmp_path / "leather"
+    assert {file: time for file, time in finished_parts(tmp_path).items() if file in finished} == finished
     assert_as_plain(folder, plain)
