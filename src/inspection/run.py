@@ -148,7 +148,7 @@ def run_folder(output: Path, name: str, identity: str) -> Iterator[Path]:
 
 def _is_another(folder: Path, identity: str) -> bool:
     """Whether a folder holds another run, or something else."""
-    if not folder.exists() or all(file.suffix == ".part" for file in folder.iterdir()):
+    if not folder.exists() or all(file.suffix in (".part", ".lock") for file in folder.iterdir()):
         return False
     file = folder / STAMP
     return not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["identity"] != identity

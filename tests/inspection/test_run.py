@@ -133,6 +133,15 @@ def test_other_settings_and_another_list_get_a_number(leather, network, tmp_path
     assert names == ["leather", "leather-2", "leather-3", "leather-4", "leather-5"]
 
 
+def test_a_run_that_was_killed_before_it_began_goes_on(leather, network, tmp_path):
+    folder = tmp_path / "out" / "leather"
+    folder.mkdir(parents=True)
+    for name in ("run.json.part", ".run.json.part.lock"):  # what a kill leaves while run.json is written
+        (folder / name).touch()
+    assert inspect([str(leather)], Options(), output=tmp_path / "out") == (folder, 6)
+    assert not list(folder.glob("*.part"))
+
+
 def test_the_second_process_says_who_is_at_work(leather, network, tmp_path):
     inspect([str(leather)], Options(), output=tmp_path / "out")
     (tmp_path / "out" / ".leather.holder").write_text("process 7 on tannery", encoding="utf-8")
