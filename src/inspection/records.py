@@ -14,17 +14,18 @@ from ..files import whole_file
 
 VERDICTS = ("defective", "good", "error")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # cells that begin so run as formulas in spreadsheets
+HIDE_MEASURES = ["defect_area_mm2", "area_m2", "usable_share", "grade", "usable_letter"]
+REGION_MEASURES = ["longest_mm", "area_mm2", "edge_mm", "severity"]
 PICTURE_COLUMNS = [
     *("file", "verdict", "score", "threshold", "regions", "defect_area_px", "defect_area_percent", "class"),
-    *("defect_area_mm2", "area_m2", "usable_share", "grade", "usable_letter"),  # where hides are measured
+    *HIDE_MEASURES,
     *("overlay", "error", "width", "height", "engine"),
 ]
 REGION_COLUMNS = [
     *("file", "number", "area", "peak", "score", "label", "label_probability"),
-    *("longest_mm", "area_mm2", "edge_mm", "severity"),  # where hides are measured
+    *REGION_MEASURES,
     *("left", "top", "right", "bottom", "outline"),
 ]
-MEASURES = {*PICTURE_COLUMNS[8:13], *REGION_COLUMNS[7:11]}
 TEXTS = {"file", "verdict", "class", "grade", "usable_letter", "overlay", "error", "engine", "label", "outline"}
 INTEGERS = {"regions", "width", "height", "number", "severity"}  # other columns are floats
 
@@ -108,7 +109,8 @@ def write_tables(records: Sequence[PictureRecord], folder: Path) -> None:
     """Writes ``inspection.csv``, a row a picture, and ``regions.csv``, a row a region. Lengths are pixels, or mm."""
     pictures = picture_table(records).drop(columns=["width", "height", "engine"])
     for name, table in (("inspection.csv", pictures), ("regions.csv", region_table(records))):
-        missing = [column for column in table if column in MEASURES and table[column].isna().all()]
+        measures = [column for column in HIDE_MEASURES + REGION_MEASURES if column in table]
+        missing = [column for column in measures if table[column].isna().all()]
         with whole_file(folder / name) as stream:
             table.drop(columns=missing).map(_plain_cell).to_csv(stream, index=False, lineterminator="\n")
 
