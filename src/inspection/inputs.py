@@ -103,12 +103,12 @@ def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> Pict
 def find_masks(pictures: dict[str, Path], folder: Path) -> dict[Path, Path]:
     """The mask of each picture ``a/b.jpg`` that has one: ``a/b`` or ``a/b_mask`` in a folder, with any suffix."""
     masks = {path.relative_to(folder).with_suffix(""): path for path in sorted(folder.rglob("*")) if is_picture(path)}
-    found = {}
+    of_pictures: dict[Path, Path] = {}
     for name, path in pictures.items():
         stem = Path(name).with_suffix("")
         if mask := masks.get(stem, masks.get(stem.with_name(f"{stem.name}_mask"))):
-            found[path] = mask
-    return found
+            of_pictures[path] = mask
+    return of_pictures
 
 
 def _walk(folder: Path, without: list[Path], left: dict[Path, str]) -> list[Path]:

@@ -93,10 +93,10 @@ def record_text(record: PictureRecord) -> str:
 
 def parse_record(text: str) -> PictureRecord:
     """The record that `record_text` wrote."""
-    said = _tuples(json.loads(text))
-    said["regions"] = tuple(RegionRecord(**region) for region in said["regions"])
-    said["hide"] = said["hide"] and HideMeasure(**said["hide"])
-    return PictureRecord(**said)
+    content = _tuples(json.loads(text))
+    regions = tuple(RegionRecord(**region) for region in content["regions"])
+    hide = content["hide"] and HideMeasure(**content["hide"])
+    return PictureRecord(**content | {"regions": regions, "hide": hide})
 
 
 def _tuples(value: Any) -> Any:
@@ -131,13 +131,13 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 
 
 def _picture_row(record: PictureRecord) -> dict[str, Any]:
-    area, read = sum(region.area for region in record.regions), record.error is None
+    area, is_readable = sum(region.area for region in record.regions), record.error is None
     return (vars(record.hide) if record.hide else {}) | {
         **vars(record),
-        "score": record.score if read else None,
+        "score": record.score if is_readable else None,
         "regions": len(record.regions),
         "defect_area_px": area,
-        "defect_area_percent": 100 * area / (record.width * record.height) if read else None,
+        "defect_area_percent": 100 * area / (record.width * record.height) if is_readable else None,
         "class": record.regions[0].label if record.regions else None,
     }
 
