@@ -78,6 +78,7 @@ def _dxf(record: PictureRecord, hide: HideMeasure, rules: Rules) -> bytes:
     """Closed polylines; y goes up, from the lower edge of the picture."""
     import ezdxf  # here: only who measures hides needs it
 
+    ezdxf.options.write_fixed_meta_data_for_testing = True  # no dates, no random identity: same hide, same file
     drawing = ezdxf.new("R2000", units=ezdxf.units.MM)
     shapes = [(rules.outline_layer, ring) for ring in hide.outline]
     shapes += [(rules.defect_layers[region.severity], region.outline) for region in record.regions]
@@ -87,7 +88,6 @@ def _dxf(record: PictureRecord, hide: HideMeasure, rules: Rules) -> bytes:
         points = [(x * hide.mm_per_pixel, (record.height - y) * hide.mm_per_pixel) for x, y in ring[:-1]]
         drawing.modelspace().add_lwpolyline(points, close=True, dxfattribs={"layer": layer})
     text = io.StringIO()
-    ezdxf.options.write_fixed_meta_data_for_testing = True  # no dates, no random identity: same hide, same file
     drawing.write(text)
     return text.getvalue().encode("ascii")
 
