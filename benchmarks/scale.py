@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.scale`` draws a hide of leather, repeats it under new names (links to a few files), and measures
 
-- *plain* and *ray*: seconds of `run.inspect` and `scale.inspect_by_ray` ("local") on the same pictures with the shipped
+- *plain* and *ray*: seconds of `run.inspect` without and with Ray ("local") on the same pictures with the shipped
   network, in turns, each in a process of its own and a folder of its own; the median of ``--rounds``. Pictures a second
   are those of the whole run, with opening the network, drawing references and, for *ray*, starting it.
 - *steps*: seconds of reading and decoding, and of all that is done, with such a picture and with one of a whole hide
@@ -35,9 +35,9 @@ from PIL import Image
 
 from benchmarks.tables import markdown_rows, write_results
 from src.data.pictures import load_image
-from src.inspection.options import Options
-from src.inspection.pictures import find_pictures
-from src.inspection.prepare import engine_of, make_judge
+from src.inspection.inputs import Inputs, Options, find_pictures
+from src.inspection.judge import engine_of
+from src.inspection.prepare import make_judge
 from src.inspection.stored import version_of
 from src.synthetic.leather import draw_hide, render_leather
 
@@ -46,10 +46,10 @@ PICTURE, SMALL = (448, 448), (64, 64)  # px: pictures that are judged, and those
 HIDE, QUICK_HIDE = (4000, 3000), (1000, 750)  # px of a whole hide
 DAY, HIDES = 24 * 3600, [10**power for power in range(3, 8)]
 RUN = (
-    "import sys, pathlib; from src.inspection.prepare import Options; from src.inspection.{module} import {name}; "
-    "{name}([sys.argv[1]], Options(), output=pathlib.Path(sys.argv[2]))"
+    "import sys, pathlib; from src.inspection.run import Options, inspect; "
+    "inspect([sys.argv[1]], Options(), output=pathlib.Path(sys.argv[2]), cluster={cluster!r})"
 )
-WAYS = {"plain": ("run", "inspect"), "ray": ("scale", "inspect_by_ray")}
+WAYS = {"plain": None, "ray": "local"}
 
 
 def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
@@ -71,8 +71,8 @@ def run_seconds(folder: Path, rounds: int, work: Path) -> dict[str, list[float]]
     """Seconds of each way in turns, a process each."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(rounds):
-        for way, (module, name) in WAYS.items():
-            command = [sys.executable, "-c", RUN.format(module=module, name=name), str(folder)]
+        for way, cluster in WAYS.items():
+            command = [sys.executable, "-c", RUN.format(cluster=cluster), str(folder)]
             started = time.perf_counter()
             subprocess.run([*command, str(work / f"{way}-{number}")], check=True, stdout=subprocess.DEVNULL)
             seconds[way].append(time.perf_counter() - started)
@@ -83,10 +83,10 @@ def step_seconds(folder: Path) -> dict[str, Any]:
     """Seconds of decoding a picture and of all that is done with one, medians, and on which engine."""
     found, work = find_pictures([str(folder)]), folder.parent / f"{folder.name}-steps"
     some = dict(list(found.pictures.items())[:FILES])
-    judge = make_judge(found, None, Options(), kept=work / "references.pt", todo=[])
+    judge = make_judge(Inputs(found), Options(), kept=work / "references.pt", todo=0)
     steps = {
         "decoding": lambda name: load_image(some[name]),
-        "judging": lambda name: judge.judge(name, some[name], work / "overlays"),
+        "judging": lambda name: list(judge.judge([(name, some[name])], work)),
     }
     seconds = {}
     for step, act in steps.items():
@@ -109,7 +109,7 @@ def reference_seconds(folder: Path, count: int, work: Path) -> dict[str, float]:
     _ = [version_of(path) for path in found.pictures.values()]
     known = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        make_judge(found, None, Options(), kept=work / f"references-{count}.pt", todo=[])
+        make_judge(Inputs(found), Options(), kept=work / f"references-{count}.pt", todo=0)
     drawn = time.perf_counter()
     return {"pictures": count, "listing": listed - started, "versions": known - listed, "references": drawn - known}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from ..config import ENGINES
@@ -19,15 +17,13 @@ def main(arguments: list[str] | None = None) -> int:
     _check(given, parser)
     from ..backbone.vit import WeightsError  # here: --help and wrong arguments need no network
     from ..files import CheckpointError
-    from .options import Options
+    from .inputs import Options
     from .run import HeldError, inspect
 
     options = vars(given)
-    pictures, output, address = (options.pop(name) for name in ("pictures", "output", "ray"))
-    if address:
-        inspect = _by_ray(address, parser)
+    pictures, output, cluster = (options.pop(name) for name in ("pictures", "output", "ray"))
     try:
-        folder, judged = inspect(pictures, Options(**options), output=output)
+        folder, judged = inspect(pictures, Options(**options), output=output, cluster=cluster)
     except (ValueError, WeightsError, CheckpointError) as error:
         parser.error(str(error))
     except HeldError as error:
@@ -36,15 +32,6 @@ def main(arguments: list[str] | None = None) -> int:
         parser.exit(130, "\ninterrupted; the same command goes on where it stopped\n")
     print(f"{judged:,} pictures judged; report: {folder / 'index.html'}")
     return 0 if judged else 1
-
-
-def _by_ray(address: str, parser: argparse.ArgumentParser) -> Callable[..., tuple[Path, int]]:
-    """`scale.inspect_by_ray` on this cluster; ends with a clear error where Ray is not installed."""
-    try:
-        from .scale import inspect_by_ray
-    except ModuleNotFoundError as error:
-        parser.error(f"--ray needs {error.name}, which is not installed: pip install '.[scale]'")
-    return partial(inspect_by_ray, address=address)
 
 
 def _parser() -> argparse.ArgumentParser:

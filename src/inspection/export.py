@@ -67,32 +67,27 @@ def _annotation(region: RegionRecord) -> dict:
     }
 
 
-def write_hides(records: Iterable[PictureRecord], folder: Path, *, rules: Rules) -> None:
-    """A .dxf and an .svg in mm, named by `safe_name`, of each picture whose hide was measured."""
-    for record in records:
-        if record.hide is not None:
-            path = Path(folder) / safe_name(record.file)
-            with whole_file(path.with_name(f"{path.name}.dxf")) as stream:
-                stream.write(_dxf(record, record.hide, rules))
-            with whole_file(path.with_name(f"{path.name}.svg")) as stream:
-                stream.write(_svg(record, record.hide).encode())
+def write_hide(record: PictureRecord, folder: Path, *, rules: Rules) -> None:
+    """A .dxf and an .svg in mm, named by `safe_name`, of a picture whose hide was measured."""
+    for suffix, content in (("dxf", _dxf(record, record.hide, rules)), ("svg", _svg(record, record.hide).encode())):
+        with whole_file(Path(folder) / f"{safe_name(record.file)}.{suffix}") as stream:
+            stream.write(content)
 
 
 def _dxf(record: PictureRecord, hide: HideMeasure, rules: Rules) -> bytes:
     """Closed polylines; y goes up, from the lower edge of the picture."""
     import ezdxf  # here: only who measures hides needs it
 
+    ezdxf.options.write_fixed_meta_data_for_testing = True  # no dates, no random identity: same hide, same file
     drawing = ezdxf.new("R2000", units=ezdxf.units.MM)
     shapes = [(rules.outline_layer, ring) for ring in hide.outline]
-    for region, defect in zip(record.regions, hide.defects, strict=True):
-        shapes.append((rules.defect_layers[defect.severity], region.outline))
+    shapes += [(rules.defect_layers[region.severity], region.outline) for region in record.regions]
     for layer in dict.fromkeys([rules.outline_layer, *rules.defect_layers]):
         drawing.layers.add(layer)
     for layer, ring in shapes:
         points = [(x * hide.mm_per_pixel, (record.height - y) * hide.mm_per_pixel) for x, y in ring[:-1]]
         drawing.modelspace().add_lwpolyline(points, close=True, dxfattribs={"layer": layer})
     text = io.StringIO()
-    ezdxf.options.write_fixed_meta_data_for_testing = True  # no dates, no random identity: same hide, same file
     drawing.write(text)
     return text.getvalue().encode("ascii")
 
@@ -102,10 +97,10 @@ def _svg(record: PictureRecord, hide: HideMeasure) -> str:
     width, height = (f"{side * hide.mm_per_pixel:.2f}" for side in (record.width, record.height))
     area = f"{hide.area_m2:.3f} m², {hide.usable_share:.1%} usable, {hide.grade}"
     shapes = [_path(hide.outline, hide, "#f6e8d5", f"{record.file}: {area}")]
-    for region, defect in zip(record.regions, hide.defects, strict=True):
-        colour = SEVERITY_COLOURS[min(defect.severity, len(SEVERITY_COLOURS) - 1)]
+    for region in record.regions:
+        colour = SEVERITY_COLOURS[min(region.severity, len(SEVERITY_COLOURS) - 1)]
         named = f"{region.number}. {region.label or NO_CLASS}"
-        text = f"{named}: {defect.longest_mm:.1f} mm, severity {defect.severity}, {defect.edge_mm:.0f} mm from the edge"
+        text = f"{named}: {region.longest_mm:.1f} mm, severity {region.severity}, {region.edge_mm:.0f} mm from the edge"
         shapes.append(_path([region.outline], hide, colour, text))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}mm" height="{height}mm" '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,7 @@ from skimage import color, draw, measure, segmentation
 from sklearn.mixture import GaussianMixture
 
 from .grade import SLACK, Rules
-from .records import DefectMeasure, HideMeasure, RegionRecord
+from .records import HideMeasure, RegionRecord
 
 COPY = 600  # px: longer side of the copy on which the table is told from the leather
 FRAME, CENTRE = 0.06, 0.4  # of a side: how wide a frame shows table, if there is one, and a middle only leather
@@ -72,8 +73,8 @@ def _has_step(colours: np.ndarray, leather: np.ndarray) -> bool:
 
 def measure_hide(
     leather: np.ndarray, regions: Sequence[RegionRecord], *, mm_per_pixel: float, rules: Rules
-) -> HideMeasure:
-    """Measures and grade of the leather in a picture, bool (height, width).
+) -> tuple[HideMeasure, tuple[RegionRecord, ...]]:
+    """Measures and grade of the leather in a picture, bool (height, width), and the regions with theirs.
 
     Its edge is the border of the mask, and of the picture where the hide goes on outside it. Leather is usable where
     it is farther than the rules' margin from every defect; the rectangle, whole cells of 1/600 of the picture's longer
@@ -83,7 +84,7 @@ def measure_hide(
         raise ValueError(f"{leather.sum()} px of leather at {mm_per_pixel} mm a pixel: check the mask and the scale")
     leather, borders = _pieces(leather)
     edge, margin = cKDTree(np.concatenate(borders)), rules.margin_mm / mm_per_pixel
-    usable, defects, graded = leather.copy(), [], []
+    usable, measured, graded = leather.copy(), [], []
     for region in regions:
         points = np.asarray(region.outline, dtype=float)
         window, inside = _inside(points, leather.shape, margin + 2)
@@ -94,22 +95,22 @@ def measure_hide(
         nearest = 0.0 if distances.min() <= mm_per_pixel else float(distances.min())
         longest = longest_line(points) * mm_per_pixel
         severity, area = rules.severity(longest, region.label), region.area * mm_per_pixel**2
-        defects.append(DefectMeasure(longest, area, nearest, severity))
+        measured.append(replace(region, longest_mm=longest, area_mm2=area, edge_mm=nearest, severity=severity))
         graded.append((longest, float(distances.max()), region.label))
     grade, reason = rules.grade(graded)
     share = float(usable.sum() / leather.sum())
-    return HideMeasure(
+    hide = HideMeasure(
         mm_per_pixel=mm_per_pixel,
         outline=tuple(tuple(map(tuple, measure.approximate_polygon(each, SMOOTH).tolist())) for each in borders),
         area_m2=float(leather.sum() * mm_per_pixel**2 / 1e6),
-        defect_area_mm2=float(sum(defect.area_mm2 for defect in defects)),
+        defect_area_mm2=float(sum(region.area_mm2 for region in measured)),
         usable_share=share,
         rectangle=largest_rectangle(usable),
-        defects=tuple(defects),
         grade=grade,
         grade_reason=reason,
         usable_letter=rules.letter(share),
     )
+    return hide, tuple(measured)
 
 
 def _pieces(leather: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

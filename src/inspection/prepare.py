@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from ..backbone.vit import SHIPPED_ARCHITECTURE, load_backbone
 from ..classifier.checkpoints import load_checkpoint
-from ..classifier.model import ViTMultiClassClassifier
 from ..classifier.predict import trained_side
 from ..data.pictures import UnreadableImageError, load_image, load_mask, picture_size
 from ..files import fitting, load_tensors, save_tensors
@@ -31,101 +30,91 @@ from ..localisation.regions import Thresholds
 from ..localisation.thresholds import CALIBRATED, make_encoder, with_thresholds
 from .grade import read_rules
 from .hide import leather_mask
-from .judge import PROBLEMS, Judge, Read
-from .options import Options
-from .pictures import PictureSelection, find_masks
+from .inputs import Inputs, Options, PictureSelection
+from .judge import PROBLEMS, Judge, Read, engine_of
 
 LARGER = "vit_small_patch14_dinov2"  # the backbone that is meant by weights other than the shipped ones
-TRIAL = 2 * TILE  # px of the network's input: longest side of the picture on which time is measured
+TRIAL = 2 * TILE  # px of the network's input: longest side of the noise on which time is measured
 MODES = {"zero-shot": "each by itself", "unlabelled-folder": "each by the others", "normals": "by normal pictures"}
 PIECES = 4  # of a large picture, as large as the network's input, that give its references
 SIZED = 500  # pictures, at most, whose size is read: scale and references follow from them, however many there are
 SEED = 0
 
 
-def make_judge(
-    found: PictureSelection, normals: PictureSelection | None, options: Options, *, kept: Path, todo: Sequence[str]
-) -> Judge:
+def make_judge(inputs: Inputs, options: Options, *, kept: Path, todo: int) -> Judge:
     """Opens the network and reads the references, or those that an earlier start of the same run kept in a file.
 
-    Says what will be done with the pictures ``todo`` and how long it takes. Raises ValueError if nothing can be read,
+    Says that ``todo`` pictures are to be judged, how, and how long it takes. Raises ValueError if nothing can be read,
     or a threshold is given where there is no head, and what `load_backbone` raises.
     """
-    parts, sizes = _parts(options), _sizes(found)
-    compared, compared_sizes = (normals.pictures, _sizes(normals)) if normals else (found.pictures, sizes)
-    mode = "normals" if normals else "unlabelled-folder" if len(sizes) > 1 else "zero-shot"
-    first = list(compared_sizes)[:CALIBRATED] if options.engine == "openvino-int8" else []
-    zoom, calibration = camera_zoom((sizes | compared_sizes).values()), [load_image(compared[one]) for one in first]
-    detector = replace(_open(options, zoom, calibration), protocol=mode)
-    read = _reader(found, normals, options.mask)
-    chosen = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
-    waiting = [] if kept.is_file() or mode == "zero-shot" else [compared_sizes[one] for one in chosen]
-    share = max(1, len(found.pictures) / SIZED)
-    _announce(detector, {found.pictures[one]: sizes[one] for one in todo if one in sizes}, share, waiting, read)
-    if kept.is_file():
-        remedy = "remove it and inspect again"
-        with fitting(kept, remedy=remedy):
-            detector, names = _restored(detector, load_tensors(kept, remedy=remedy))
-    else:
-        detector, names = _compare(detector, {one: compared[one] for one in chosen}, read)
-        _keep(detector, names, kept)
-    return _judge(detector, names, read, options, parts)
+    compared, sizes = inputs.normals or inputs.pictures, _sizes(inputs.pictures)
+    compared_sizes = _sizes(inputs.normals) if inputs.normals else sizes
+    mode = "normals" if inputs.normals else "unlabelled-folder" if len(sizes) > 1 else "zero-shot"
+    calibrating = list(compared_sizes)[:CALIBRATED] if options.engine == "openvino-int8" else []
+    zoom = camera_zoom([*sizes.values(), *compared_sizes.values()])
+    read = partial(read_picture, mask=options.mask, masks=inputs.masks)
+    judge = _open(options, read, zoom, [load_image(compared.pictures[name]) for name in calibrating])
+    names = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
+    chosen = {} if kept.is_file() else {name: compared.pictures[name] for name in names}
+    minutes = _minutes(judge.detector, list(sizes.values()), todo + (len(chosen) if mode != "zero-shot" else 0))
+    backbone = judge.detector.encoder.backbone
+    print(f"{todo:,} pictures to judge, {MODES[mode]}", end="; ")
+    print(f"{backbone.name} ({backbone.weights}) by {engine_of(judge.detector)}; about {minutes} min", flush=True)
+    if chosen:
+        save_tensors(_references(replace(judge.detector, protocol=mode), chosen, read), kept)
+    remedy = "remove it and inspect again"
+    with fitting(kept, remedy=remedy):
+        return _comparing(judge, load_tensors(kept, remedy=remedy), options.threshold)
 
 
 def reopen_judge(kept: dict[str, Any], read: Read, options: Options) -> Judge:
     """The judge of `make_judge` in another process, from the content of its file ``kept``; reads no picture."""
-    return _judge(*_restored(_open(options, kept["facts"]["zoom"]), kept), read, options, _parts(options))
+    return _comparing(_open(options, read, kept["facts"]["zoom"]), kept, options.threshold)
 
 
-def _open(options: Options, zoom: float, calibration: Sequence[Image.Image] = ()) -> Detector:
-    """The network and its head, with nothing to compare with."""
+def _open(options: Options, read: Read, zoom: float, calibration: Sequence[Image.Image] = ()) -> Judge:
+    """With the network and all other files that options name, and nothing to compare with."""
+    scale = options.mm_per_pixel and (options.mm_per_pixel, read_rules(options.rules))
+    classifier = None
+    if options.classifier:
+        model, content = load_checkpoint(options.classifier)
+        classifier = model, trained_side(content)
     name = options.backbone or (SHIPPED_ARCHITECTURE if options.weights == "shipped" else LARGER)
     backbone = load_backbone(name, options.weights)
     head = find_head(backbone)
     if options.threshold is not None and head is None:
         raise ValueError(f"--threshold is a probability; there is no head for {backbone.name} that gives one")
     encoder = make_encoder(backbone, zoom=zoom, head=head, engine=options.engine, calibration=calibration)
-    return Detector("zero-shot", encoder, None, head)
+    return Judge(Detector("zero-shot", encoder, None, head), {}, read, classifier, scale)
 
 
-def _parts(options: Options) -> dict[str, Any]:
-    """The parts of a judge that come from files."""
-    classifier, scale = options.classifier and _classifier(options.classifier), options.mm_per_pixel
-    return {"classifier": classifier, "scale": scale and (scale, read_rules(options.rules))}
+def _comparing(judge: Judge, kept: dict[str, Any], threshold: float | None) -> Judge:
+    """With the references and thresholds of a run, which `_references` gave."""
+    mode, thresholds = kept["protocol"], Thresholds(**kept["thresholds"])
+    if threshold is not None:
+        source = f"verdict as --threshold says; without it {thresholds.verdict:.3f}, {thresholds.source}"
+        thresholds = Thresholds(min(thresholds.outline, threshold), threshold, source)
+    detector = replace(
+        judge.detector,
+        protocol=mode,
+        references=None if kept["rows"] is None else References(kept["rows"], mode == "normals"),
+        thresholds=thresholds,
+        facts=kept["facts"] | {"engine": judge.detector.encoder.engine.facts},
+    )
+    numbers = {} if mode == "normals" else {name: number for number, name in enumerate(kept["names"])}
+    return replace(judge, detector=detector, numbers=numbers)
 
 
-def _judge(detector: Detector, names: list[str], read: Read, options: Options, parts: dict[str, Any]) -> Judge:
-    if options.threshold is not None:
-        was, wanted = detector.thresholds, options.threshold
-        source = f"verdict as --threshold says; without it {was.verdict:.3f}, {was.source}"
-        detector = replace(detector, thresholds=Thresholds(min(was.outline, wanted), wanted, source))
-    numbers = {} if detector.protocol == "normals" else {one: number for number, one in enumerate(names)}
-    return Judge(detector, numbers, read, **parts)
-
-
-def _classifier(file: Path) -> tuple[ViTMultiClassClassifier, int]:
-    model, content = load_checkpoint(file)
-    return model, trained_side(content)
-
-
-def _sizes(found: PictureSelection) -> dict[str, tuple[int, int]]:
+def _sizes(selection: PictureSelection) -> dict[str, tuple[int, int]]:
     """Width and height of pictures whose header can be read, drawn by the seed; ValueError if there is none."""
-    names, sizes = list(found.pictures), {}
+    names, sizes = list(selection.pictures), {}
     tried = np.random.default_rng(SEED).choice(len(names), min(len(names), SIZED), replace=False)
     for name in (names[number] for number in sorted(tried)):
         with contextlib.suppress(UnreadableImageError):
-            sizes[name] = picture_size(found.pictures[name])
+            sizes[name] = picture_size(selection.pictures[name])
     if not sizes:
-        raise ValueError(f"none of the {len(found.pictures)} pictures in {found.root} can be read")
+        raise ValueError(f"none of the {len(selection.pictures)} pictures in {selection.root} can be read")
     return sizes
-
-
-def _reader(found: PictureSelection, normals: PictureSelection | None, mask: Path | str | None) -> Read:
-    """What opens a picture with its mask. Normal pictures may have none: they may show leather alone."""
-    known, masks = normals.pictures if normals else {}, {}
-    if isinstance(mask, Path):
-        masks = dict.fromkeys(known.values()) | find_masks(found.pictures | known, mask)
-    return partial(read_picture, mask=mask, masks=masks)
 
 
 def read_picture(
@@ -144,30 +133,18 @@ def read_picture(
     return picture, file and load_mask(str(file), size=picture.size, most=1)  # of leather, which may fill it
 
 
-def _announce(
-    detector: Detector, todo: dict[Path, tuple[int, int]], share: float, references: list[tuple[int, int]], read: Read
-) -> None:
-    """Says what will be done, ``share`` times ``todo``, and how long by the time of the middle of the first picture."""
-    side, backbone, minutes = round(TRIAL / detector.encoder.zoom), detector.encoder.backbone, 0
-    for path in todo:
-        with contextlib.suppress(*PROBLEMS):
-            picture = read(path)[0]
-            left, top = (max(0, (length - side) // 2) for length in picture.size)
-            picture = picture.crop((left, top, min(left + side, picture.width), min(top + side, picture.height)))
-            for _ in range(2):  # the first pays for starting
-                started = time.perf_counter()
-                detector.judge(picture)
-                seconds = time.perf_counter() - started
-            pixels = sum(w * h for w, h in references) + share * sum(w * h for w, h in todo.values())
-            minutes = math.ceil(seconds * pixels / (picture.width * picture.height) / 60)
-            break
-    print(f"{round(share * len(todo)):,} pictures to judge, {MODES[detector.protocol]}", end="; ")
-    print(f"{backbone.name} ({backbone.weights}) by {engine_of(detector)}; about {minutes} min", flush=True)
-
-
-def engine_of(detector: Detector) -> str:
-    """What the network runs on, in words."""
-    return "{engine} {version}, {precision}: {reason}".format(**detector.encoder.engine.facts)
+def _minutes(detector: Detector, sizes: list[tuple[int, int]], count: int) -> int:
+    """How long so many pictures of such sizes take, by the time of a piece of noise."""
+    if not count:
+        return 0
+    side = round(TRIAL / detector.encoder.zoom)
+    piece = Image.effect_noise([min(side, length) for length in sizes[0]], 64).convert("RGB")
+    for _ in range(2):  # the first pays for starting
+        started = time.perf_counter()
+        detector.judge(piece)
+        seconds = time.perf_counter() - started
+    share = np.prod(sizes, axis=1).mean() / math.prod(piece.size)
+    return math.ceil(seconds * count * share / 60)
 
 
 class _Each(Sequence):
@@ -183,8 +160,8 @@ class _Each(Sequence):
         return self.make(self.things[number])
 
 
-def _compare(detector: Detector, pictures: dict[str, Path], read: Read) -> tuple[Detector, list[str]]:
-    """The detector with references and thresholds, and the names of its references: those that could be read."""
+def _references(detector: Detector, pictures: dict[str, Path], read: Read) -> dict[str, Any]:
+    """References, names of those that could be read, and thresholds: a resumed run and actors judge by the same."""
     mode, encoder, rows, each = detector.protocol, detector.encoder, {}, math.ceil(ROWS / len(pictures))
     compared = pictures if mode != "zero-shot" else {}
     for name, path in tqdm(compared.items(), desc="references", unit="img", disable=not compared):
@@ -194,14 +171,21 @@ def _compare(detector: Detector, pictures: dict[str, Path], read: Read) -> tuple
         raise ValueError(f"none of the {len(pictures)} normal pictures can be read, first {next(iter(pictures))}")
     if mode == "unlabelled-folder" and len(rows) < 2:
         mode, rows = "zero-shot", {}
-    if rows:
-        facts = {"normal_images": len(rows), "seed": SEED} if mode == "normals" else {}
-        detector = replace(detector, references=gather(list(rows.values()), are_normal=mode == "normals"), facts=facts)
+    references = gather(list(rows.values()), are_normal=mode == "normals") if rows else None
+    facts = {"normal_images": len(rows), "seed": SEED} if mode == "normals" else {}
     paths = [pictures[name] for name in rows or pictures]
     cleaned = _Each(paths, lambda path: without_table(*read(path)))
     tokens = _Each(paths, lambda path: encoder.tokens(without_table(*read(path))))
     leathers = _Each(paths, lambda path: read(path)[1])
-    return with_thresholds(replace(detector, protocol=mode), cleaned, tokens, leathers), list(rows)
+    detector = replace(detector, protocol=mode, references=references, facts=facts)
+    detector = with_thresholds(detector, cleaned, tokens, leathers)
+    return {
+        "rows": references and references.rows,
+        "names": list(rows),
+        "protocol": mode,
+        "thresholds": vars(detector.thresholds),
+        "facts": detector.facts | {"blocks": list(detector.facts["blocks"])},
+    }
 
 
 def _rows(encoder: Encoder, picture: Image.Image, leather: np.ndarray | None, *, count: int, seed: int) -> Tensor:
@@ -220,26 +204,3 @@ def _rows(encoder: Encoder, picture: Image.Image, leather: np.ndarray | None, *,
         valid = leather_patches(piece, tokens)
         rows.append(sample_rows(tokens, math.ceil(count / len(boxes)), seed=seed, valid=valid)[0])
     return torch.cat(rows, dim=1)
-
-
-def _keep(detector: Detector, names: list[str], file: Path) -> None:
-    """Keeps references and thresholds: a resumed run judges by the same."""
-    references = detector.references
-    save_tensors(
-        {
-            "rows": None if references is None else references.rows,
-            "names": names,
-            "protocol": detector.protocol,
-            "thresholds": vars(detector.thresholds),
-            "facts": detector.facts | {"blocks": list(detector.facts["blocks"])},
-        },
-        file,
-    )
-
-
-def _restored(detector: Detector, content: dict[str, Any]) -> tuple[Detector, list[str]]:
-    mode, rows = content["protocol"], content["rows"]
-    references = None if rows is None else References(rows, mode == "normals")
-    thresholds = Thresholds(**content["thresholds"])
-    whole = replace(detector, protocol=mode, references=references, thresholds=thresholds, facts=content["facts"])
-    return whole, content["names"]

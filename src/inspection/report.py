@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 from skimage.measure import approximate_polygon
 
 from ..data.pictures import UnreadableImageError, load_image
@@ -22,34 +23,42 @@ from ..files import whole_file
 from .records import VERDICTS, PictureRecord, RegionRecord
 
 SHOWN, REGIONS, POINTS = 1000, 40, 480  # most pictures, regions of one and points of their outlines; the CSVs have all
+SUMMED = ["file", "verdict", "score", "grade", "area_m2", "usable_share", "engine"]  # columns of all pictures
 THUMBNAIL, BYTES = 240, 8000  # pixels of the longer side, and a JPEG's bytes if its quality can do that
 GIVEN = "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier seconds versions"
 
 
-def summarise(records: Sequence[PictureRecord]) -> dict:
+def shown_files(table: pd.DataFrame) -> list[str]:
+    """Files that a page shows of a table with a row a picture: the most odd, and some that could not be read."""
+    ranked = table.sort_values(["score", "file"], ascending=[False, True])
+    defective, good, error = (ranked["file"][ranked["verdict"] == verdict] for verdict in VERDICTS)
+    return [*[*defective, *good][:SHOWN], *error[:SHOWN]]
+
+
+def _summary(table: pd.DataFrame) -> dict:
     """What the page says of all pictures: how many of each verdict, hides, and scores of defective ones not shown."""
-    odd = sorted((one for one in records if one.regions), key=lambda one: -one.score)
+    scores = table["score"][table["verdict"] == "defective"].sort_values(ascending=False)
     return {
-        "counts": {verdict: sum(one.verdict == verdict for one in records) for verdict in VERDICTS},
-        "hides": [[one.hide.area_m2, one.hide.usable_share, one.hide.grade] for one in records if one.hide],
-        "rest": [one.score for one in odd[SHOWN:]],
+        "counts": {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS},
+        "hides": table.loc[table["grade"].notna(), ["area_m2", "usable_share", "grade"]].to_numpy().tolist(),
+        "rest": scores[SHOWN:].tolist(),
     }
 
 
-def write_page(records: Sequence[PictureRecord], folder: Path, settings: dict, *, summary: dict | None = None) -> Path:
+def write_page(records: Sequence[PictureRecord], table: pd.DataFrame, folder: Path, settings: dict) -> Path:
     """Writes ``folder/index.html``: what needs attention, then the thousand most odd pictures, most odd first.
 
     ``settings`` has the keys of `GIVEN` (``scale``: both ends of the map; ``classifier``: None, or texts: its name and
     its worth) and may have ``photographs``, the folder of the records' files; without it the small pictures are made
-    of the overlays. ``summary`` is that of `summarise`, where ``records`` are only those to be shown. Raises KeyError
-    for a missing setting.
+    of the overlays. ``table`` has a row for all pictures, ``records`` are all or those of `shown_files`. Raises
+    KeyError for a missing setting.
     """
     folder = Path(folder)
     read = [record for record in records if record.error is None]
     read.sort(key=lambda record: (not record.regions, -record.score, record.file))
     data = {
         "run": {key: settings[key] for key in GIVEN.split()},
-        **(summary or summarise(records)),
+        **_summary(table),
         "pictures": [_picture(one, folder, settings.get("photographs")) for one in read[:SHOWN]],
         "errors": [[one.file, one.error] for one in records if one.error is not None][:SHOWN],
     }
@@ -76,7 +85,7 @@ def _picture(record: PictureRecord, folder: Path, photographs: Path | None) -> d
     regions, detail, hide = record.regions[:REGIONS], max(1, record.width / 1500, record.height / 1500), record.hide
     if hide:
         rings = [_outline(ring, detail, POINTS // len(hide.outline)) for ring in hide.outline]
-        hide = vars(hide) | {"outline": rings, "defects": [vars(defect) for defect in hide.defects[:REGIONS]]}
+        hide = vars(hide) | {"outline": rings}
     return {name: getattr(record, name) for name in ("file", "width", "height", "score")} | {
         "link": quote(os.fsencode(record.file)),  # no character of a name has a meaning in a URL
         "overlay": record.overlay and quote(os.fsencode(record.overlay)),

@@ -1,4 +1,4 @@
-"""A run: every picture judged once, results kept picture by picture, reports at the end."""
+"""A run: every picture judged once, results kept part by part, reports at the end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -21,16 +24,15 @@ from ..classifier.features import weights_identity
 from ..classifier.predict import honest_figure
 from ..config import paths
 from ..files import file_digest, identity_of, load_tensors, write_json
-from .export import safe_name, write_coco, write_hides
-from .grade import read_rules
+from .export import write_coco
+from .inputs import STAMP, Inputs, Options, PictureSelection, find_inputs, find_pictures, printable
 from .judge import Judge
-from .options import Options
-from .pictures import STAMP, PictureSelection, find_masks, find_pictures
-from .prepare import MODES, engine_of, make_judge
-from .report import summarise, write_page
-from .tables import read_record, write_record, write_tables
+from .kept import Kept, judge_parts, parts_of
+from .prepare import MODES, make_judge
+from .records import VERDICTS, write_tables
+from .report import write_page
 
-INSPECTION_VERSION = 2  # raise it when the same pictures and settings no longer give the same report
+INSPECTION_VERSION = 3  # raise it when the same pictures and settings no longer give the same report
 LIBRARIES = ("torch", "timm", "numpy", "scikit-image", "pillow")
 
 
@@ -38,98 +40,98 @@ class HeldError(RuntimeError):
     """Another process is at work in the folder of a run; the message says which."""
 
 
-def inspect(given: list[str], options: Options, *, output: Path | None = None) -> tuple[Path, int]:
+def inspect(
+    given: list[str], options: Options, *, output: Path | None = None, cluster: str | None = None
+) -> tuple[Path, int]:
     """Judges pictures and writes their report; returns its folder and how many could be judged.
 
     The folder is ``<output>/<name of the pictures' folder>``. The same pictures with the same settings go on where an
-    earlier start stopped; others get a number behind the name.
+    earlier start stopped; others get a number behind the name. ``cluster``, the address of a Ray cluster ("local": this
+    machine), judges there: pictures may be addresses of a store, tables are Parquet, and all machines must see the
+    folder of the output and the files that options name.
     Raises ValueError for what cannot be inspected, HeldError, and what `make_judge` raises.
     """
-    output, started = output_folder(output), time.perf_counter()
-    found, normals = find_inputs(given, options, output)
-    with run_folder(output, found.name, stamp_of(found, normals, options)) as folder:
-        files = {name: folder / "pictures" / f"{safe_name(name)}.json" for name in found.pictures}
-        todo = [name for name, file in files.items() if not file.is_file()]
-        judge = make_judge(found, normals, options, kept=folder / "references.pt", todo=todo)
-        with tqdm(total=len(files), initial=len(files) - len(todo), desc=found.name, unit="img") as progress:
-            for name in todo:
-                write_record(judge.judge(name, found.pictures[name], folder / "overlays"), files[name])
-                progress.update()
-        records = [read_record(file) for file in files.values()]
-        about = about_run(judge, found, summarise(records)["counts"], options) | {
-            "seconds": round(time.perf_counter() - started, 1)
-        }
-        write_tables(records, folder, threshold=judge.detector.thresholds.verdict)
-        write_coco(records, folder / "annotations.json")
-        write_hides(records, folder / "hides", rules=read_rules(options.rules))
-        write_page(records, folder, about | {"photographs": found.root})
-        write_json(about, folder / "inspection.json")
-    return folder, sum(not record.error for record in records)
-
-
-def output_folder(output: Path | None) -> Path:
-    """Where folders of runs are made."""
-    return Path(output or paths.reports / "inspection").resolve()
-
-
-def find_inputs(
-    given: list[str], options: Options, output: Path, *, find: Callable[[list[str]], PictureSelection] | None = None
-) -> tuple[PictureSelection, PictureSelection | None]:
-    """The pictures to judge, which ``find`` finds where they are in no folder, and the normal ones; says how many."""
+    output, started = Path(output or paths.reports / "inspection").resolve(), time.perf_counter()
+    scale, stored = _scale() if cluster else (None, None)
+    if scale:
+        options = scale.for_all_machines(options)
+    are_stored = bool(scale) and any("://" in one for one in given)
     apart = [folder for folder in (output, options.mask, options.normals) if isinstance(folder, Path)]
-    found = find(given) if find else find_pictures(given, without=apart)
-    normals = find_pictures([str(options.normals)], without=[output]) if options.normals else None
-    print(found.about)
-    return found, normals
+    pictures = stored.find_stored(given) if are_stored else find_pictures(given, without=apart)
+    print(pictures.about)
+    inputs = find_inputs(pictures, options, without=output)
+    identity = identity_of_run(inputs, options, content=stored.version_of if stored else file_digest)
+    with run_folder(output, pictures.name, identity) as folder:
+        kept, references = Kept(folder, in_parquet=bool(scale)), folder / "references.pt"
+        todo = [part for part in parts_of(pictures) if not kept.has(part)]
+        total, missing = len(pictures.pictures), sum(len(part.pictures) for part in todo)
+        judge = make_judge(inputs, options, kept=references, todo=missing)
+        if scale:
+            counts = scale.judge_on_cluster(todo, (load_tensors(references), judge.read, options), folder, cluster)
+        else:
+            counts = judge_parts(judge, todo, kept)
+        with tqdm(total=total, initial=total - missing, desc=pictures.name, unit="img") as progress:
+            for judged in counts:
+                progress.update(judged)
+        table, records = kept.read()
+        about = about_run(judge, pictures, table, options) | {"seconds": round(time.perf_counter() - started, 1)}
+        if not scale:
+            write_tables(records, folder)
+            write_coco(records, folder / "annotations.json")
+        write_page(records, table, folder, about | {"photographs": None if are_stored else pictures.root})
+        write_json(about, folder / "inspection.json")
+    return folder, total - about["verdicts"]["error"]
 
 
-def _digest(path: Path | None) -> str | None:
-    """Of a file's content; what cannot be read has none."""
+def _scale() -> tuple[ModuleType, ModuleType]:
+    """The modules `scale` and `stored`, which alone need Ray and pyarrow."""
     try:
-        return path and file_digest(path)
+        from . import scale, stored
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--ray needs {error.name}, which is not installed: pip install '.[scale]'") from error
+    return scale, stored
+
+
+def identity_of_run(inputs: Inputs, options: Options, *, content: Callable[[Path], str]) -> str:
+    """Changes with all that decides the result: weights by their content, pictures and masks by their ``content``."""
+    masks, selections = inputs.masks, [inputs.pictures, inputs.normals] if inputs.normals else [inputs.pictures]
+    files = [options.classifier, options.rules, *sorted(paths.heads.glob("*.safetensors"))]
+    return identity_of(
+        INSPECTION_VERSION,
+        {name: value for name, value in asdict(options).items() if not isinstance(value, Path)},
+        weights_identity(options.weights),
+        [_digest(file, file_digest) for file in files],
+        [
+            [[name, _digest(path, content), _digest(masks.get(path), content)] for name, path in each.pictures.items()]
+            for each in selections
+        ],
+    )
+
+
+def _digest(path: Path | None, content: Callable[[Path], str]) -> str | None:
+    """Of a file that is there and can be read; else None, or the error's name."""
+    try:
+        return path and content(path)
     except OSError as error:
         return type(error).__name__
 
 
-def stamp_of(
-    found: PictureSelection,
-    normals: PictureSelection | None,
-    options: Options,
-    *,
-    digest: Callable[[Path | None], str | None] = _digest,
-) -> dict[str, Any]:
-    """All that decides the result: weights by their content, pictures and masks by their ``digest``, settings."""
-    pictures, known = list(found.pictures.items()), list(normals.pictures.items()) if normals else []
-    masks = find_masks(dict(pictures + known), options.mask) if isinstance(options.mask, Path) else {}
-    files = [options.classifier, options.rules, *sorted(paths.heads.glob("*.safetensors"))]
-    plain = {name: value for name, value in asdict(options).items() if not isinstance(value, Path)}
-    return {
-        "version": INSPECTION_VERSION,
-        "settings": plain | {"weights": weights_identity(options.weights)},
-        "files": [_digest(file) for file in files],
-        "pictures": [[name, digest(path), digest(masks.get(path))] for name, path in pictures],
-        "normals": [[name, digest(path), digest(masks.get(path))] for name, path in known],
-    }
-
-
 @contextmanager
-def run_folder(output: Path, name: str, stamp: dict[str, Any]) -> Iterator[Path]:
-    """The folder of the run with this stamp, new or begun earlier, held until the end of the block."""
-    stamp, number = stamp | {"identity": identity_of(stamp)}, 1
-    while True:
+def run_folder(output: Path, name: str, identity: str) -> Iterator[Path]:
+    """The folder of the run of this identity, new or begun earlier, held until the end of the block."""
+    for number in count(1):
         folder = output / (name if number == 1 else f"{name}-{number}")
-        number += 1
-        if _is_another(folder, stamp):
+        if _is_another(folder, identity):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         holder = folder.with_name(f".{folder.name}.holder")
         try:
             with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
-                if _is_another(folder, stamp):  # it was made a moment ago
+                if _is_another(folder, identity):  # it was made a moment ago
                     continue
                 who = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
                 holder.write_text(who, encoding="utf-8")
-                write_json(stamp, folder / STAMP)
+                write_json({"identity": identity}, folder / STAMP)
                 for part in folder.rglob("*.part"):  # of a process that was killed
                     part.unlink()
                 try:
@@ -138,29 +140,29 @@ def run_folder(output: Path, name: str, stamp: dict[str, Any]) -> Iterator[Path]
                     holder.unlink(missing_ok=True)
                 return
         except Timeout as error:
-            if _is_another(folder, stamp):
+            if _is_another(folder, identity):
                 continue
             who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
             raise HeldError(f"{folder} is held by {who}; wait for it, or choose another --output") from error
 
 
-def _is_another(folder: Path, stamp: dict[str, Any]) -> bool:
+def _is_another(folder: Path, identity: str) -> bool:
     """Whether a folder holds another run, or something else."""
-    if not folder.exists() or all(file.suffix == ".part" for file in folder.iterdir()):
+    if not folder.exists() or all(file.suffix in (".part", ".lock") for file in folder.iterdir()):
         return False
     file = folder / STAMP
-    return not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["identity"] != stamp["identity"]
+    return not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["identity"] != identity
 
 
-def about_run(judge: Judge, found: PictureSelection, counts: dict[str, int], options: Options) -> dict[str, Any]:
-    """What ``inspection.json`` says, and the page beside the pictures."""
-    thresholds = judge.detector.thresholds
+def about_run(judge: Judge, pictures: PictureSelection, table: pd.DataFrame, options: Options) -> dict[str, Any]:
+    """What ``inspection.json`` says, and the page beside the pictures; ``table`` has a row a picture."""
+    thresholds, counts = judge.detector.thresholds, table["verdict"].value_counts()
     return {
-        "title": found.name,
+        "title": pictures.name,
         "mode": MODES[judge.detector.protocol],
-        "pictures": sum(counts.values()),
-        "verdicts": counts,
-        "engine": engine_of(judge.detector),
+        "pictures": len(table),
+        "verdicts": {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
+        "engine": "; ".join(sorted(set(table["engine"]))),
         "threshold": thresholds.verdict,
         "outline": thresholds.outline,
         "source": thresholds.source,
@@ -170,10 +172,10 @@ def about_run(judge: Judge, found: PictureSelection, counts: dict[str, int], opt
         "classifier": options.classifier
         and {"model": options.classifier.name, "worth": honest_figure(load_tensors(options.classifier))},
         "options": {
-            name: value and paths.relative(value) if isinstance(value, Path) else value
+            name: printable(paths.relative(value)) if isinstance(value, Path) else value
             for name, value in asdict(options).items()
         },
         "facts": judge.detector.facts,
-        "left": found.left,
+        "left": pictures.left,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
     }

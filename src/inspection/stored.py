@@ -6,7 +6,6 @@ import os
 import posixpath
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -16,10 +15,9 @@ from typing import Any
 from pyarrow import fs
 
 from ..data.pictures import is_picture
-from .pictures import NO_PICTURE, PictureSelection
+from .inputs import NO_PICTURE, PictureSelection
 
 COPIES = 4  # of pictures that a process keeps
-READERS = ThreadPoolExecutor(2)
 
 
 @dataclass(frozen=True)
@@ -34,18 +32,10 @@ class Stored(os.PathLike):
         return f"{self.store.partition(':')[0]}://{self.key}"  # the address may hold a password
 
     def __fspath__(self) -> str:
-        return self.fetch().result().name
-
-    def fetch(self) -> Future[Any]:
-        """Starts copying, or tells how far it is."""
-        return _copies(self)
+        return _copy(self).name
 
 
 @lru_cache(COPIES)
-def _copies(picture: Stored) -> Future[Any]:
-    return READERS.submit(_copy, picture)
-
-
 def _copy(picture: Stored) -> Any:
     """A file that is removed when nobody holds it any more."""
     file = tempfile.NamedTemporaryFile(suffix=PurePosixPath(picture.key).suffix)  # noqa: SIM115  # it stays
@@ -78,12 +68,9 @@ def find_stored(given: Sequence[str]) -> PictureSelection:
     return PictureSelection(PurePosixPath(root), dict(sorted(pictures.items())), left)
 
 
-def version_of(path: Path | Stored | None) -> str | None:
-    """Stands for a file's content, which would take as long to read as to judge; what cannot be read has none."""
-    if path is None or isinstance(path, Stored):
-        return path and path.version
-    try:
-        status = path.stat()
-    except OSError as error:
-        return type(error).__name__
+def version_of(path: Path | Stored) -> str:
+    """Stands for a file's content, which would take as long to read as to judge."""
+    if isinstance(path, Stored):
+        return path.version
+    status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}"

@@ -14,8 +14,6 @@ from safetensors.torch import save_file
 from src.config import paths
 from src.inspection.__main__ import main
 
-COMMAND = [sys.executable, "-m", "src.inspection"]
-
 
 def test_help_and_wrong_arguments_need_no_network():
     code = "import sys; from src.inspection.__main__ import _parser; _parser().format_help(); print(*sys.modules)"
@@ -43,7 +41,7 @@ def test_wrong_arguments_end_with_a_message_that_names_them(arguments, message, 
     assert message in capsys.readouterr().err
 
 
-# -- slow: the command itself, with a small random network -----------------------------------------------
+# -- slow: the command, with a small random network -----------------------------------------------
 
 
 @pytest.fixture
@@ -74,12 +72,12 @@ def broken_pictures(good):
 
 
 @pytest.mark.slow
-def test_of_a_thousand_pictures_thirty_are_broken_and_named(tmp_path, network):
+def test_of_a_thousand_pictures_thirty_are_broken_and_named(tmp_path, network, small_and_quick):
     leather = write_leather(tmp_path / "leather", 970, 32)
     broken = broken_pictures(leather / "0000.png")
     for number, content in enumerate(broken):
         (leather / f"{31 * number:04d}-broken.png").write_bytes(content)
-    subprocess.run([*COMMAND, str(leather), *network, "--output", str(tmp_path / "out")], cwd=paths.root, check=True)
+    assert main([str(leather), *network, "--output", str(tmp_path / "out")]) == 0
     table = pd.read_csv(tmp_path / "out" / "leather" / "inspection.csv")
     failed = table[table["verdict"] == "error"]
     assert len(table) == 1000 and len(failed) == 30 and failed["file"].str.endswith("-broken.png").all()

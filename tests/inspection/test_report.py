@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from src import style
-from src.inspection import overlay, report
-from src.inspection.records import DefectMeasure, HideMeasure, PictureRecord, RegionRecord
+from src.inspection import judge, report
+from src.inspection.records import HideMeasure, PictureRecord, RegionRecord, picture_table
 from src.inspection.report import write_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -67,7 +67,10 @@ def broken(file="b.jpg"):
 
 def write(folder, *records, **settings):
     """The page's text and what it holds."""
-    page = write_page(records, folder, SETTINGS | settings).read_text(encoding="utf-8")
+    plain = [
+        replace(one, file=str(n), overlay=None, error=one.error and "why") for n, one in enumerate(records)
+    ]  # valid Unicode
+    page = write_page(records, picture_table(plain), folder, SETTINGS | settings).read_text(encoding="utf-8")
     return page, json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page)[1])
 
 
@@ -140,13 +143,14 @@ def test_outlines_stay_near_with_few_points(tmp_path):
 
 
 def test_a_hide_keeps_its_measures(tmp_path):
-    defect = DefectMeasure(12.0, 300.0, 40.0, 1)
-    hide = HideMeasure(2.0, (ring(100, 50, 45),), 3.0, 300.0, 0.9, (1, 2, 3, 4), (defect,), "No 1", "few", "B")
+    measured = replace(region(), longest_mm=12.0, area_mm2=300.0, edge_mm=40.0, severity=1)
+    hide = HideMeasure(2.0, (ring(100, 50, 45),), 3.0, 300.0, 0.9, (1, 2, 3, 4), "No 1", "few", "B")
     other = replace(hide, area_m2=1.0, usable_share=0.5, grade="No 2")
-    _, data = write(tmp_path, picture(hide=hide), picture("c.jpg", hide=other), picture("d.jpg"), mm_per_pixel=2.0)
+    first = picture(hide=hide, regions=(measured,))
+    _, data = write(tmp_path, first, picture("c.jpg", hide=other), picture("d.jpg"), mm_per_pixel=2.0)
     assert data["hides"] == [[3.0, 0.9, "No 1"], [1.0, 0.5, "No 2"]]
     shown = data["pictures"][0]["hide"]
-    assert shown["grade"] == "No 1" and shown["defects"][0]["longest_mm"] == 12
+    assert shown["grade"] == "No 1" and data["pictures"][0]["regions"][0]["longest_mm"] == 12
 
 
 def test_more_than_a_thousand_pictures_show_the_most_odd(tmp_path, monkeypatch):
@@ -162,11 +166,10 @@ def test_a_thousand_busy_pictures_stay_below_30_mb(tmp_path):
     photographs, generator = tmp_path / "photographs", np.random.default_rng(0)
     photographs.mkdir()
     regions = tuple(region(n + 1, 0.9, *generator.uniform(50, 5900, 2), 45.0, 400) for n in range(150))
-    defects = tuple(DefectMeasure(123.456789, 12345.6789, 1234.56789, 3) for _ in regions)
+    measures = {"longest_mm": 123.456789, "area_mm2": 12345.6789, "edge_mm": 1234.56789, "severity": 3}
+    regions = tuple(replace(one, **measures) for one in regions)
     rings = tuple(ring(1000 * n, 3000, 450, 3000) for n in range(1, 5))
-    hide = HideMeasure(
-        0.8123456, rings, 3.123456, 1234.5678, 0.9123456, (1.5, 2.5, 3.5, 4.5), defects, "No 3", 40 * "a", "B"
-    )
+    hide = HideMeasure(0.8123456, rings, 3.123456, 1234.5678, 0.9123456, (1.5, 2.5, 3.5, 4.5), "No 3", 40 * "a", "B")
     for n in range(4):
         Image.fromarray(generator.integers(0, 256, (240, 240, 3), np.uint8)).save(photographs / f"{n}.png")
     busy = picture(width=6000, height=6000, regions=regions, hide=hide, overlay="overlays/0001.jpg")
@@ -179,7 +182,7 @@ def test_a_thousand_busy_pictures_stay_below_30_mb(tmp_path):
 def test_a_missing_setting_is_named(tmp_path):
     settings = {key: value for key, value in SETTINGS.items() if key != "source"}
     with pytest.raises(KeyError, match="source"):
-        write_page([], tmp_path, settings)
+        write_page([], picture_table([]), tmp_path, settings)
 
 
 def test_an_empty_report_is_a_page_too(tmp_path):
@@ -193,14 +196,14 @@ def test_the_page_has_the_palette_of_the_figures(tmp_path):
     assert (light["good"], light["defect"], light["outline"]) == (style.NORMAL, style.DEFECT, style.PREDICTED)
     assert (light["hide"], light["soft"]) == (style.NORMAL, style.NEUTRAL)
     stops = re.search(r"const MAP = (\[.*?\]);", page)[1]
-    magma = [overlay.mpl.colormaps["magma"](n / 5)[:3] + (overlay.OPACITY * n / 5,) for n in range(6)]
-    assert json.loads(stops) == [overlay.mpl.colors.to_hex(colour, keep_alpha=True) for colour in magma]
+    magma = [judge.mpl.colormaps["magma"](n / 5)[:3] + (judge.OPACITY * n / 5,) for n in range(6)]
+    assert json.loads(stops) == [judge.mpl.colors.to_hex(colour, keep_alpha=True) for colour in magma]
 
 
 @pytest.mark.skipif(not BROWSER, reason="needs Chromium")
 def test_a_browser_opens_the_picture_of_a_link_and_runs_no_script_of_a_name(tmp_path):
     names = [name for name in HOSTILE if "\udcff" not in name]  # --dump-dom prints valid Unicode alone
-    hide = HideMeasure(2.0, (ring(100, 50, 45),), 3.0, 300.0, 0.9, (90, 40, 95, 50), (), "No 1", "few", "B")
+    hide = HideMeasure(2.0, (ring(100, 50, 45),), 3.0, 300.0, 0.9, (90, 40, 95, 50), "No 1", "few", "B")
     write(tmp_path, picture("good.jpg", 0.2), broken(), *map(picture, names), picture("hide.jpg", 0.8, hide=hide))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom"]
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]

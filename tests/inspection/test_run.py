@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,11 @@ from PIL import Image
 from src.classifier.checkpoints import save_checkpoint
 from src.classifier.predict import class_probabilities, tiles_at
 from src.files import load_tensors
-from src.inspection import prepare, run
+from src.inspection import prepare
 from src.inspection.export import safe_name
-from src.inspection.options import Options
+from src.inspection.inputs import Options
 from src.inspection.run import HeldError, inspect
+from src.localisation.localise import Detector
 from src.synthetic.leather import draw_hide, render_leather
 
 
@@ -83,15 +85,15 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(leather, netw
     whole, _ = inspect([str(leather)], Options(), output=tmp_path / "whole")
     judged = []
 
-    def interrupted(judge, name, *others):
-        if len(judged) == stop:
+    def interrupted(detector, *others, without=None, **leather):
+        if without is not None and len(judged) == stop:  # a reference, so none of the trial
             raise KeyboardInterrupt
-        judged.append(name)
-        return original(judge, name, *others)
+        judged.extend([without] if without is not None else [])
+        return original(detector, *others, without=without, **leather)
 
-    original = run.Judge.judge
+    original = Detector.judge
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run.Judge, "judge", interrupted)
+        patch.setattr(Detector, "judge", interrupted)
         inspect([str(leather)], Options(), output=tmp_path / "again")
     assert len(list((tmp_path / "again" / "leather" / "pictures").glob("*"))) == stop
     folder, _ = inspect([str(leather)], Options(), output=tmp_path / "again")
@@ -112,7 +114,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_files(leather, netwo
         process.join(moments.uniform(0.15, 0.5) * seconds)
         process.kill()  # SIGKILL
         process.join()
-        done.append((process.exitcode, len(list(folder.glob("pictures/*.json")))))
+        done.append((process.exitcode, len(list(folder.glob("pictures/*.jsonl")))))
     print("exit code and pictures done after each:", done)
     assert any(code == -signal.SIGKILL for code, _ in done)
     inspect([str(leather)], Options(), output=folder.parent)
@@ -129,6 +131,15 @@ def test_other_settings_and_another_list_get_a_number(leather, network, tmp_path
     Image.new("RGB", (96, 96)).save(leather / "6.png")  # the same name, another picture
     names += [inspect([str(leather)], Options(threshold=0.8), output=tmp_path / "out")[0].name]
     assert names == ["leather", "leather-2", "leather-3", "leather-4", "leather-5"]
+
+
+def test_a_run_that_was_killed_before_it_began_goes_on(leather, network, tmp_path):
+    folder = tmp_path / "out" / "leather"
+    folder.mkdir(parents=True)
+    for name in ("run.json.part", ".run.json.part.lock"):  # what a kill leaves while run.json is written
+        (folder / name).touch()
+    assert inspect([str(leather)], Options(), output=tmp_path / "out") == (folder, 6)
+    assert not list(folder.glob("*.part"))
 
 
 def test_the_second_process_says_who_is_at_work(leather, network, tmp_path):
@@ -179,6 +190,26 @@ def test_masks_leave_the_table_out(leather, network, tmp_path):
     table, regions = (pd.read_csv(folder / name) for name in ("inspection.csv", "regions.csv"))
     assert judged == 5 and "no mask" in table.set_index("file")["error"]["5.png"]
     assert (regions["right"] <= 60 + 2).all()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_folders_whose_names_are_no_utf8_can_be_inspected(leather, network, tmp_path):
+    masks, photographs = (Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/m\xe4sks", b"/h\xe4ute"))
+    masks.mkdir()
+    leather.rename(photographs)
+    folder, judged = inspect([str(photographs)], Options(mask=masks), output=tmp_path / "out")
+    assert judged == 0 and "has no mask in" in pd.read_csv(folder / "inspection.csv")["error"][0]
+
+
+def test_a_picture_keeps_its_mask_where_a_normal_one_has_its_name(leather, network, tmp_path):
+    normals, masks = tmp_path / "normals", tmp_path / "masks"
+    normals.mkdir()
+    masks.mkdir()
+    for number in range(6):
+        shutil.copy(leather / f"{number}.png", normals / f"{number}.png")
+        Image.new("L", (96, 96), 255).save(masks / f"{number}.png")
+    folder, judged = inspect([str(leather)], Options(mask=masks, normals=normals), output=tmp_path / "out")
+    assert judged == 6 and pd.read_csv(folder / "inspection.csv")["error"].notna().sum() == 1  # of the broken file
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """A run by Ray says what the plain run says, and says it once, whatever is killed on the way."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,12 @@ from safetensors.torch import save_file
 
 from src.config import paths
 from src.data.pictures import UnreadableImageError, load_image
+from src.inspection import report
 from src.inspection.__main__ import main
-from src.inspection.options import Options
-from src.inspection.pictures import PictureSelection
+from src.inspection.inputs import Options, PictureSelection
+from src.inspection.kept import Kept, Part, parts_of
 from src.inspection.records import PictureRecord, RegionRecord
 from src.inspection.run import inspect
-from src.inspection.tables import read_record
 
 COUNT, SECONDS = 24, 400  # pictures; of a test, on a busy machine
 
@@ -33,6 +35,7 @@ def test_without_the_option_nothing_of_it_is_needed():
 
 def test_what_is_missing_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "src.inspection.scale", raising=False)
+    monkeypatch.delattr("src.inspection.scale", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SystemExit, match="2"):
         main([".", "--ray"])
@@ -50,16 +53,19 @@ def test_what_actors_get_means_the_same_in_other_folders(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEATHER_ENGINE", "torch")
     given = Options(mask=Path("masks"), rules=Path("rules.yaml"), weights="w.pth", normals=None)
-    root, made = tmp_path.resolve(), scale._absolute(given)
+    root, made = tmp_path.resolve(), scale.for_all_machines(given)
     assert (made.mask, made.rules, made.normals) == (root / "masks", root / "rules.yaml", None)
     assert made.weights == str(root / "w.pth") and made.engine == "torch"
-    assert scale._absolute(Options(mask="auto")).mask == "auto" and scale._absolute(Options()).weights == "shipped"
+    assert (
+        scale.for_all_machines(Options(mask="auto")).mask == "auto"
+        and scale.for_all_machines(Options()).weights == "shipped"
+    )
 
 
 def test_int8_is_refused(tmp_path):
-    scale = pytest.importorskip("src.inspection.scale")
+    pytest.importorskip("src.inspection.scale")
     with pytest.raises(ValueError, match="another --engine"):
-        scale.inspect_by_ray(["nowhere"], Options(engine="openvino-int8"), output=tmp_path)
+        inspect(["nowhere"], Options(engine="openvino-int8"), output=tmp_path, cluster="local")
 
 
 # -- parts and stores, without a cluster -----------------------------------------------------------------
@@ -67,28 +73,36 @@ def test_int8_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (511, 1), (512, 2), (40_000, 64)])
 def test_parts_hold_every_picture_once(count, size):
-    parts = pytest.importorskip("src.inspection.parts")
-    made = parts.parts_of(PictureSelection(Path("/"), {f"{n:05d}.png": Path(f"/{n}") for n in range(count)}, {}))
+    made = parts_of(PictureSelection(Path("/"), {f"{n:05d}.png": Path(f"/{n}") for n in range(count)}, {}))
     assert [name for part in made for name, _ in part.pictures] == [f"{n:05d}.png" for n in range(count)]
     assert [part.number for part in made] == list(range(-(-count // size)))
 
 
 def test_the_page_is_made_of_the_most_odd_and_of_errors(tmp_path, monkeypatch):
-    parts = pytest.importorskip("src.inspection.parts")
-    monkeypatch.setattr(parts, "SHOWN", 2)
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(report, "SHOWN", 2)
     region = RegionRecord(1, (1.0, 2.0, 3.0, 4.0), 4.0, 0.9, 0.8, ((1.0, 2.0), (3.0, 4.0), (1.0, 2.0)))
     scores = {"a": 0.7, "b": 0.9, "c": 0.8}
-    records = [PictureRecord(name, "defective", 8, 8, score, (region,)) for name, score in scores.items()]
-    records += [PictureRecord(name, "good", 8, 8, score) for name, score in (("d", 0.1), ("e", 0.3), ("f", 0.2))]
-    records += [PictureRecord("g", "error", error="cannot read g")]
+    records = [
+        PictureRecord(name, "defective", 8, 8, score, (region,), engine="torch") for name, score in scores.items()
+    ]
+    records += [
+        PictureRecord(name, "good", 8, 8, score, engine="torch") for name, score in (("d", 0.1), ("e", 0.3), ("f", 0.2))
+    ]
+    records += [PictureRecord("g", "error", error="cannot read g", engine="torch")]
+    kept = Kept(tmp_path, in_parquet=True)
     for number, some in enumerate((records[:4], records[4:])):
-        parts.Part(number, []).write(some, tmp_path, threshold=0.5, engine="torch")
-    shown, summary, engines = parts.read_results(tmp_path)
+        kept.add(Part(number, []), some)
+    table, shown = kept.read()
     assert sorted(shown, key=lambda record: record.file) == [records[n] for n in (1, 2, 6)]
-    assert summary == {"counts": {"defective": 3, "good": 3, "error": 1}, "hides": [], "rest": [0.7]}
-    assert (
-        engines == ["torch"] and parts.Part(1, []).is_finished(tmp_path) and not parts.Part(2, []).is_finished(tmp_path)
+    page = report.write_page(shown, table, tmp_path, dict.fromkeys(report.GIVEN.split(), "")).read_text(
+        encoding="utf-8"
     )
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page)[1])
+    assert data["counts"] == {"defective": 3, "good": 3, "error": 1}
+    assert (data["hides"], data["rest"], data["errors"]) == ([], [0.7], [["g", "cannot read g"]])
+    assert [one["file"] for one in data["pictures"]] == ["b", "c"]
+    assert set(table["engine"]) == {"torch"} and kept.has(Part(1, [])) and not kept.has(Part(2, []))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +183,7 @@ def options(leather):
 def plain(leather, options, tmp_path_factory):
     """The records of the plain run, by file."""
     folder, _ = inspect([str(leather)], options, output=tmp_path_factory.mktemp("plain"))
-    return {record.file: record for record in map(read_record, (folder / "pictures").glob("*.json"))}
+    return {record.file: record for record in Kept(folder).read()[1]}
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +207,9 @@ def assert_as_plain(folder, plain):
     """Every picture once, with the values of the plain run up to rounding."""
     from pyarrow import parquet
 
-    from src.inspection.parts import read_results
-
     names = parquet.read_table(folder / "pictures", columns=["file"])["file"].to_pylist()
     assert sorted(names) == sorted(plain)
-    for record in read_results(folder)[0]:
+    for record in Kept(folder, in_parquet=True).read()[1]:
         wanted = plain[record.file]
         assert (record.verdict, record.overlay) == (wanted.verdict, wanted.overlay)
         assert (record.error or "").partition(":")[0] == (wanted.error or "").partition(":")[0]
@@ -211,56 +223,27 @@ def assert_as_plain(folder, plain):
 
 
 @pytest.mark.slow
-def test_the_records_are_those_of_the_plain_run(leather, options, plain, cluster, tmp_path, in_time):
-    from src.inspection.scale import inspect_by_ray
-
-    folder, judged = inspect_by_ray([str(leather)], options, output=tmp_path, address=cluster.address)
-    assert judged == COUNT - 1 and folder == tmp_path / "leather"
-    assert_as_plain(folder, plain)
-
-
-@pytest.mark.slow
 def test_a_store_gives_the_records_of_its_files(leather, store, options, plain, cluster, tmp_path, in_time):
-    from src.inspection.scale import inspect_by_ray
-
-    folder, judged = inspect_by_ray([store], options, output=tmp_path, address=cluster.address)
+    folder, judged = inspect([store], options, output=tmp_path, cluster=cluster.address)
     assert judged == COUNT - 1
     assert_as_plain(folder, plain)
     assert "secret" not in "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.[jh]*"))
 
 
+def finished_parts(folder):
+    """When each was written."""
+    return {file: file.stat().st_mtime_ns for file in folder.glob("leather/pictures/*.parquet")}
+
+
 def wait_for_parts(folder, count):
-    while len(list(folder.glob("leather/pictures/*.parquet"))) < count:
+    wait_until(lambda: len(finished_parts(folder)) >= count)
+
+
+def wait_until(is_so):
+    started = time.monotonic()
+    while not is_so():
+        assert time.monotonic() < started + SECONDS
         time.sleep(0.05)
-
-
-@pytest.mark.slow
-def test_a_killed_driver_goes_on_where_it_was(leather, options, plain, cluster, tmp_path, in_time):
-    from src.inspection.scale import inspect_by_ray
-
-    command = [
-        sys.executable,
-        "-m",
-        "src.inspection",
-        str(leather),
-        "--ray",
-        cluster.address,
-        "--output",
-        str(tmp_path),
-    ]
-    command += ["--backbone", options.backbone, "--weights", options.weights]
-    driver = subprocess.Popen(command, cwd=paths.root)
-    try:
-        wait_for_parts(tmp_path, 3)
-    finally:
-        driver.kill()
-        driver.wait()
-    finished = {file: file.stat().st_mtime_ns for file in tmp_path.glob("leather/pictures/*.parquet")}
-    assert 3 <= len(finished) < COUNT
-    folder, judged = inspect_by_ray([str(leather)], options, output=tmp_path, address=cluster.address)
-    assert judged == COUNT - 1 and folder == tmp_path / "leather"
-    assert {file: file.stat().st_mtime_ns for file in finished} == finished
-    assert_as_plain(folder, plain)
 
 
 def actors_of(node):
@@ -276,27 +259,37 @@ def actors_of(node):
     return found
 
 
+def disturb(cluster, folder, done):
+    """Kills an actor, then a machine; tells who was killed and how many parts were finished then."""
+    wait_for_parts(folder, done + 2)
+    killed = actors_of(cluster.head_node)
+    os.kill(killed[0], signal.SIGKILL)
+    wait_for_parts(folder, done + 5)
+    others = actors_of(cluster.other)
+    cluster.remove_node(cluster.other, allow_graceful=False)
+    return killed, others, len(finished_parts(folder))
+
+
 @pytest.mark.slow
-def test_an_actor_is_killed_and_a_machine_removed(leather, options, plain, cluster, tmp_path, in_time):
+def test_the_driver_an_actor_and_a_machine_are_killed(leather, options, plain, cluster, tmp_path, in_time):
     """The last test of the cluster, which has one machine afterwards."""
-    from src.inspection.scale import inspect_by_ray
-
-    killed = []
-
-    def disturb():
-        wait_for_parts(tmp_path, 2)
-        killed.extend(actors_of(cluster.head_node))
-        os.kill(killed[0], signal.SIGKILL)
-        wait_for_parts(tmp_path, 5)
-        killed.append(len(actors_of(cluster.other)))
-        cluster.remove_node(cluster.other, allow_graceful=False)
-        killed.append(len(list(tmp_path.glob("leather/pictures/*.parquet"))))
-
-    disturbance = threading.Thread(target=disturb, daemon=True)
-    disturbance.start()
-    folder, judged = inspect_by_ray([str(leather)], options, output=tmp_path, address=cluster.address)
-    disturbance.join(10)
-    print("actors of the head, of the other machine, parts when it was removed:", killed)
-    assert len(killed) == 3 and killed[1] == 1 and killed[2] < COUNT
-    assert judged == COUNT - 1
+    command = [sys.executable, "-m", "src.inspection", str(leather), "--ray", cluster.address]
+    command += ["--output", str(tmp_path), "--backbone", options.backbone, "--weights", options.weights]
+    driver = subprocess.Popen(command, cwd=paths.root)
+    try:
+        wait_for_parts(tmp_path, 3)
+    finally:
+        driver.kill()
+        driver.wait()
+    wait_until(lambda: not actors_of(cluster.head_node) + actors_of(cluster.other))
+    finished = finished_parts(tmp_path)
+    assert 3 <= len(finished) < COUNT - 6
+    with ThreadPoolExecutor(1) as other:
+        disturbance = other.submit(disturb, cluster, tmp_path, len(finished))
+        folder, judged = inspect([str(leather)], options, output=tmp_path, cluster=cluster.address)
+        killed, others, done = disturbance.result(10)
+    print("actors of the head, of the other machine, parts when it was removed:", killed, others, done)
+    assert killed and len(others) == 1 and done < COUNT
+    assert judged == COUNT - 1 and folder == tmp_path / "leather"
+    assert {file: time for file, time in finished_parts(tmp_path).items() if file in finished} == finished
     assert_as_plain(folder, plain)

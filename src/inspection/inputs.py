@@ -1,4 +1,4 @@
-"""Which pictures an inspection takes, which files it leaves and why, and the masks that belong to pictures."""
+"""What people give an inspection: options, pictures to judge, normal ones and masks; which files it leaves and why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import paths
@@ -14,6 +14,21 @@ from ..data.pictures import is_picture
 
 STAMP = "run.json"  # the file that makes a folder a run of an inspection
 NO_PICTURE = "no picture: .jpg, .png, .tif, .bmp and .webp are read"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides the result beside the pictures."""
+
+    normals: Path | None = None  # folder of pictures without defects
+    classifier: Path | None = None  # checkpoint that names the class of regions
+    mm_per_pixel: float | None = None
+    threshold: float | None = None  # probability, in place of the head's
+    mask: Path | str | None = None  # folder of masks (leather is white), "auto", or None: all is leather
+    weights: str = "shipped"  # "shipped", "timm" or a file
+    backbone: str | None = None  # timm's name; None: that of the shipped weights, else `prepare.LARGER`
+    rules: Path | None = None  # rule file of grades
+    engine: str | None = None  # one of `config.ENGINES`; None asks LEATHER_ENGINE
 
 
 @dataclass(frozen=True)
@@ -26,13 +41,34 @@ class PictureSelection:
 
     @property
     def name(self) -> str:
-        return self.root.name or "pictures"
+        return printable(self.root.name) or "pictures"
 
     @property
     def about(self) -> str:
         """One line that says what was taken and left."""
         reasons = "; ".join(f"{count} left: {reason}" for reason, count in Counter(self.left.values()).items())
-        return f"{len(self.pictures):,} pictures in {paths.relative(self.root)}" + (f" ({reasons})" if reasons else "")
+        return f"{len(self.pictures):,} pictures in {printable(paths.relative(self.root))}" + (
+            f" ({reasons})" if reasons else ""
+        )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The pictures to judge, the normal ones if there are any, and masks of both."""
+
+    pictures: PictureSelection
+    normals: PictureSelection | None = None
+    masks: dict[Path, Path | None] = field(default_factory=dict)  # None: a normal picture that is leather alone
+
+
+def find_inputs(pictures: PictureSelection, options: Options, *, without: Path) -> Inputs:
+    """With the normal pictures and the masks that options name; what is in the folder ``without`` is left."""
+    normals = find_pictures([str(options.normals)], without=[without]) if options.normals else None
+    known, masks = normals.pictures if normals else {}, {}
+    if isinstance(options.mask, Path):  # a name may be in both
+        masks = dict.fromkeys(known.values()) | find_masks(known, options.mask)
+        masks |= find_masks(pictures.pictures, options.mask)
+    return Inputs(pictures, normals, masks)
 
 
 def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> PictureSelection:
@@ -67,12 +103,12 @@ def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> Pict
 def find_masks(pictures: dict[str, Path], folder: Path) -> dict[Path, Path]:
     """The mask of each picture ``a/b.jpg`` that has one: ``a/b`` or ``a/b_mask`` in a folder, with any suffix."""
     masks = {path.relative_to(folder).with_suffix(""): path for path in sorted(folder.rglob("*")) if is_picture(path)}
-    found = {}
+    of_pictures: dict[Path, Path] = {}
     for name, path in pictures.items():
         stem = Path(name).with_suffix("")
         if mask := masks.get(stem, masks.get(stem.with_name(f"{stem.name}_mask"))):
-            found[path] = mask
-    return found
+            of_pictures[path] = mask
+    return of_pictures
 
 
 def _walk(folder: Path, without: list[Path], left: dict[Path, str]) -> list[Path]:
@@ -117,5 +153,9 @@ def _absolute(path: Path) -> Path:
 
 
 def _name(path: Path, root: Path) -> str:
-    """The name below the root, with /; bytes that are no UTF-8 are written out, so that every report can hold it."""
-    return os.fsencode(Path(os.path.relpath(path, root)).as_posix()).decode("utf-8", "backslashreplace")
+    return printable(Path(os.path.relpath(path, root)).as_posix())
+
+
+def printable(text: str) -> str:
+    """A text of which bytes that are no UTF-8 are written out, so that every report can hold it."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from src.inspection.pictures import STAMP, find_masks, find_pictures
+from src.inspection.inputs import STAMP, find_masks, find_pictures
 
 
 @pytest.fixture
