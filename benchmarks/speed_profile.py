@@ -72,6 +72,20 @@ def processor_ms(step: Callable[[], Any]) -> float:
     return 1000 * statistics.median(times)
 
 
+def draw(times: dict[str, dict[str, float]], file: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 2.2), layout="constrained")
+    for row, steps in enumerate(times.values()):
+        left, colours = 0.0, plt.colormaps["viridis"](np.linspace(0.05, 0.95, len(steps)))
+        for (name, value), colour in zip(steps.items(), colours, strict=True):
+            axes.barh(row, value, left=left, color=colour, edgecolor="white", label=name if row == 0 else None)
+            left += value
+    axes.set_yticks([0, 1], ["before: torch, float32", "after: OpenVINO"])
+    axes.invert_yaxis()
+    axes.set_xlabel("processor time of a picture, ms, one thread")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    save_figure(figure, file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=paths.data / MVTEC_FOLDER, help="folder that holds leather/")
@@ -87,17 +101,7 @@ def main() -> None:
     times = {engine: {name: processor_ms(step) for name, step in steps[engine].items()} for engine in engines}
     rows = "\n".join(f"{e}: {', '.join(f'{n} {ms:.0f}' for n, ms in times[e].items())} ms" for e in engines)
     write_results(times, rows + "\n", Path(__file__).parent / "results" / "profile")
-    figure, axes = plt.subplots(figsize=(8, 2.2), layout="constrained")
-    for row, engine in enumerate(engines):
-        left = 0.0
-        for number, (name, value) in enumerate(times[engine].items()):
-            axes.barh(row, value, left=left, color=f"C{number}", label=name if row == 0 else None)
-            left += value
-    axes.set_yticks(np.arange(len(engines)), ["before: torch, float32", "after: OpenVINO"])
-    axes.invert_yaxis()
-    axes.set_xlabel("processor time of a picture, ms, one thread")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-    save_figure(figure, paths.root / "docs" / "speed.png")
+    draw(times, paths.root / "docs" / "speed.png")
     print(rows)
 
 
