@@ -46,7 +46,7 @@ notebooks: $(BIN)/.installed-dev ## NOTEBOOKS=names: run notebooks on the real d
 test: $(BIN)/.installed-dev ## Lint, unit tests, and the five notebooks in a tiny mode
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 fuzz: $(BIN)/.installed-dev ## Try 100,000 damaged inputs, hours; goes on where it was stopped, findings in work/fuzz
 	$(BIN)/python -m tests.fuzz
@@ -97,7 +97,7 @@ $(LOWEST)/.installed: requirements.txt requirements-dev.txt
 	touch $@
 
 test-lowest: $(LOWEST)/.installed ## The tests with the lowest versions that requirements.txt allows (.venv-lowest, 6 GB)
-	$(LOWEST)/bin/python -m pytest
+	$(LOWEST)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 strip: $(BIN)/.installed-dev ## Take the outputs out of the notebooks
 	$(BIN)/nbstripout *.ipynb

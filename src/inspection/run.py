@@ -32,7 +32,7 @@ from .prepare import MODES, make_judge
 from .records import VERDICTS, write_tables
 from .report import write_page
 
-INSPECTION_VERSION = 3  # raise it when the same pictures and settings no longer give the same report
+INSPECTION_VERSION = 4  # raise it when the same pictures and settings no longer give the same report
 LIBRARIES = ("torch", "timm", "numpy", "scikit-image", "pillow")
 
 

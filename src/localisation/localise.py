@@ -24,7 +24,7 @@ from .stream import each_picture
 
 EVALUATION_SIZE = 256, 256  # px at which maps and masks are compared, as most of the field does
 PATCH_SHARE = 0.9  # of a patch that has to be leather, for its tokens to be compared with
-EDGE = 0.001  # of a picture's longer side: the rim of the leather is shadow and table
+EDGE = 0.003  # of a picture's longer side: the rim of the leather is shadow and table
 MIRRORED = 0.05  # of the longer side: how far the mirror reaches into the leather
 
 
