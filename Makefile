@@ -58,8 +58,8 @@ lint: $(BIN)/.installed-dev ## Only the linter
 links: $(BIN)/.installed-dev ## Do the external links of the pages answer? Says so without a network
 	$(BIN)/python -m tests.links
 
-docs: $(BIN)/.installed-dev ## API pages from the docstrings, in docs/api
-	$(BIN)/python -m pdoc src --docformat google --no-show-source --output-directory docs/api
+docs: $(BIN)/.installed-dev ## API pages from the docstrings, in docs/api (without what needs Ray)
+	$(BIN)/python -m pdoc src '!src.inspection.scale' '!src.inspection.stored' --docformat google --no-show-source --output-directory docs/api
 
 lab: $(BIN)/.installed ## Open JupyterLab
 	$(BIN)/jupyter lab

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
+from math import prod
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from skimage.measure import approximate_polygon, find_contours
 
@@ -18,6 +21,7 @@ from ..classifier.predict import class_probabilities, tiles_at
 from ..files import whole_file
 from ..localisation.localise import Detector
 from ..localisation.regions import Region
+from ..localisation.stream import CORES, LARGE
 from ..style import NORMAL, PREDICTED
 from .export import safe_name, write_hide
 from .grade import Rules
@@ -45,12 +49,23 @@ class Judge:
     def judge(self, pictures: Iterable[tuple[str, Path]], folder: Path) -> Iterator[PictureRecord]:
         """The rows of pictures by name, in order; writes overlays and measured hides into the folder of the report.
 
-        While a picture is judged the next one is read. One that cannot be judged gets a row that says why.
+        As many are judged at a time as there are cores, a large one alone, on all of them; meanwhile the next one is
+        read. One that cannot be judged gets a row that says why.
         """
-        with ThreadPoolExecutor(1) as reader:
-            readings = ((name, path, reader.submit(self.read, path)) for name, path in pictures)
-            for reading, _ in pairwise(chain(readings, [None])):
-                yield self._row(*reading, folder)
+        under_way, own_threads = deque(), torch.get_num_threads()
+        with ThreadPoolExecutor(CORES + 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            readings = ((name, path, pool.submit(self.read, path)) for name, path in pictures)
+            for (name, path, reading), _ in pairwise(chain(readings, [None])):
+                is_large = reading.exception() is None and prod(reading.result()[0].size) > LARGE
+                while len(under_way) >= (1 if is_large else CORES):
+                    yield under_way.popleft().result()
+                if is_large:
+                    yield self._row(name, path, reading, folder)
+                else:
+                    under_way.append(pool.submit(self._row, name, path, reading, folder))
+            while under_way:
+                yield under_way.popleft().result()
+        torch.set_num_threads(own_threads)  # of threads to come
 
     def _row(self, name: str, path: Path, reading: Future, folder: Path) -> PictureRecord:
         try:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..data.pictures import UnreadableImageError, load_image, picture_size
 from .encoder import Encoder
 
+CORES = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 LARGE = 3_000_000  # pixels from which on a picture has the machine for itself: all cores, and no other in memory
 
 
@@ -29,11 +30,11 @@ def each_picture(
     ``work`` runs in as many threads as there are cores; neighbours share the engine's batches. An answer is given while
     the next pictures are under way.
     """
-    threads, own_threads = os.cpu_count() or 1, torch.get_num_threads()
+    own_threads = torch.get_num_threads()
     under_way: deque[Future] = deque()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(CORES, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for group, is_large in _groups(paths, encoder.engine.pictures_at_once):
-            while len(under_way) > (0 if is_large else threads):
+            while len(under_way) > (0 if is_large else CORES):
                 yield from under_way.popleft().result()
             if is_large:
                 yield from _answers(encoder, group, work)
