@@ -64,8 +64,11 @@ def test_the_api_pages_are_built_without_warnings(tmp_path):
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     warned = [line for line in answer.stderr.splitlines() if line.startswith("Warn")]
-    assert [line for line in warned if "archives.Member" not in line] == []  # pdoc does not know a NamedTuple's imports
-    need_ray = {Path(name.replace(".", "/")) for name in re.findall(r"'!([\w.]+)'", recipe[1])}
-    modules = {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "src").rglob("*.py")} - need_ray
+    need_ray = re.findall(r"'!([\w.]+)'", recipe[1])  # may be missing
+    known = ["archives.Member", *need_ray]  # pdoc does not know a NamedTuple's imports
+    assert [line for line in warned if not any(name in line for name in known)] == []
+    modules = {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "src").rglob("*.py")} - {
+        Path(name.replace(".", "/")) for name in need_ray
+    }
     pages = {path.relative_to(tmp_path).with_suffix("") for path in tmp_path.rglob("*.html")}
     assert {module for module in modules if not module.name.startswith("__")} <= pages
