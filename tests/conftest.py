@@ -49,6 +49,8 @@ def with_noise(product, seed):
 
     def noisy(first, second, *others):
         exact = product(first, second, *others)
+        if torch.jit.is_tracing():  # the network is being converted for another engine
+            return exact
         shapes = zlib.crc32(repr((seed, tuple(first.shape), tuple(second.shape))).encode())
         steps = torch.randint(-2, 3, exact.shape, generator=torch.Generator().manual_seed(shapes))
         return exact * (1 + steps.to(exact) * torch.finfo(exact.dtype).eps / 2)
