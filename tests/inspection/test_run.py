@@ -83,12 +83,10 @@ def test_a_folder_becomes_tables_overlays_and_a_row_for_what_is_broken(leather, 
 @pytest.mark.parametrize("stop", [0, 3])
 def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(leather, network, tmp_path, monkeypatch, stop):
     whole, _ = inspect([str(leather)], Options(), output=tmp_path / "whole")
-    judged = []
 
     def interrupted(detector, *others, without=None, **leather):
-        if without is not None and len(judged) == stop:  # a reference, so none of the trial
+        if without == stop:  # the picture of that number: which others are under way depends on the machine
             raise KeyboardInterrupt
-        judged.extend([without] if without is not None else [])
         return original(detector, *others, without=without, **leather)
 
     original = Detector.judge
