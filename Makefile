@@ -8,6 +8,7 @@ NOTEBOOKS := 1.0.download-datasets 2.0-EDA-Leather-Defect-dataset 3.0-EDA-MVTec-
 SHELL := /bin/bash
 TORCH ?= default
 CPU_INDEX := https://download.pytorch.org/whl/cpu
+ON_ALL_CORES := -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo notebooks test fuzz lint links docs lab tensorboard sample inspect baselines benchmark strip clean chaos audit test-lowest
@@ -46,7 +47,7 @@ notebooks: $(BIN)/.installed-dev ## NOTEBOOKS=names: run notebooks on the real d
 test: $(BIN)/.installed-dev ## Lint, unit tests, and the five notebooks in a tiny mode
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(ON_ALL_CORES)
 
 fuzz: $(BIN)/.installed-dev ## Try 100,000 damaged inputs, hours; goes on where it was stopped, findings in work/fuzz
 	$(BIN)/python -m tests.fuzz
@@ -97,7 +98,7 @@ $(LOWEST)/.installed: requirements.txt requirements-dev.txt
 	touch $@
 
 test-lowest: $(LOWEST)/.installed ## The tests with the lowest versions that requirements.txt allows (.venv-lowest, 6 GB)
-	$(LOWEST)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(LOWEST)/bin/python -m pytest $(ON_ALL_CORES)
 
 strip: $(BIN)/.installed-dev ## Take the outputs out of the notebooks
 	$(BIN)/nbstripout *.ipynb

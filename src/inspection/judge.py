@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, pairwise
 from math import prod
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 from skimage.measure import approximate_polygon, find_contours
 
@@ -21,8 +20,8 @@ from ..classifier.predict import class_probabilities, tiles_at
 from ..files import whole_file
 from ..localisation.localise import Detector
 from ..localisation.regions import Region
-from ..localisation.stream import CORES, LARGE
-from ..style import NORMAL, PREDICTED
+from ..localisation.stream import LARGE, side_by_side
+from ..style import HEAT, NORMAL, PREDICTED
 from .export import safe_name, write_hide
 from .grade import Rules
 from .hide import measure_hide
@@ -49,23 +48,12 @@ class Judge:
     def judge(self, pictures: Iterable[tuple[str, Path]], folder: Path) -> Iterator[PictureRecord]:
         """The rows of pictures by name, in order; writes overlays and measured hides into the folder of the report.
 
-        As many are judged at a time as there are cores, a large one alone, on all of them; meanwhile the next one is
-        read. One that cannot be judged gets a row that says why.
+        While they are judged `side_by_side` the next one is read. One that cannot be judged gets a row that says why.
         """
-        under_way, own_threads = deque(), torch.get_num_threads()
-        with ThreadPoolExecutor(CORES + 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            readings = ((name, path, pool.submit(self.read, path)) for name, path in pictures)
-            for (name, path, reading), _ in pairwise(chain(readings, [None])):
-                is_large = reading.exception() is None and prod(reading.result()[0].size) > LARGE
-                while len(under_way) >= (1 if is_large else CORES):
-                    yield under_way.popleft().result()
-                if is_large:
-                    yield self._row(name, path, reading, folder)
-                else:
-                    under_way.append(pool.submit(self._row, name, path, reading, folder))
-            while under_way:
-                yield under_way.popleft().result()
-        torch.set_num_threads(own_threads)  # of threads to come
+        with ThreadPoolExecutor(1) as reader:
+            readings = ((name, path, reader.submit(self.read, path)) for name, path in pictures)
+            ahead = (each for each, _ in pairwise(chain(readings, [None])))
+            yield from side_by_side((partial(self._row, *each, folder), _is_large(each[-1])) for each in ahead)
 
     def _row(self, name: str, path: Path, reading: Future, folder: Path) -> PictureRecord:
         try:
@@ -108,6 +96,10 @@ class Judge:
         return 1.0 if self.detector.head else max(0.5, 3 * self.detector.thresholds.outline)
 
 
+def _is_large(reading: Future) -> bool:
+    return reading.exception() is None and prod(reading.result()[0].size) > LARGE
+
+
 def engine_of(detector: Detector) -> str:
     """What the network runs on, in words."""
     return "{engine} {version}, {precision}: {reason}".format(**detector.encoder.engine.facts)
@@ -144,7 +136,7 @@ def draw_overlay(
     scale = shown.width / picture.width, shown.height / picture.height
     heights = Image.fromarray(np.clip(values / top, 0, 1).astype(np.float32)).resize(shown.size)
     share = np.clip(np.asarray(heights), 0, 1)[..., None]
-    colours = mpl.colormaps["magma"](share[..., 0], bytes=True)[..., :3].astype(np.float32)
+    colours = mpl.colormaps[HEAT](share[..., 0], bytes=True)[..., :3].astype(np.float32)
     opacity = OPACITY * share**2  # low values would look like dirt on the leather
     blended = np.asarray(shown) * (1 - opacity) + colours * opacity
     outlines = [(np.array(region.outline), PREDICTED) for region in regions]

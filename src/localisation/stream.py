@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import groupby, islice
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -18,8 +19,29 @@ from torch import Tensor
 from ..data.pictures import UnreadableImageError, load_image, picture_size
 from .encoder import Encoder
 
-CORES = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 LARGE = 3_000_000  # pixels from which on a picture has the machine for itself: all cores, and no other in memory
+
+Answer = TypeVar("Answer")
+
+
+def side_by_side(tasks: Iterable[tuple[Callable[[], Answer], bool]]) -> Iterator[Answer]:
+    """Answers of tasks, in order, as many at a time as there are cores; a large one (True) alone, on all of them.
+
+    An answer is given while the next ones are under way. Torch has one thread in each of them.
+    """
+    cores, own_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1), torch.get_num_threads()
+    under_way: deque[Future] = deque()
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for task, is_large in tasks:
+            while len(under_way) > (0 if is_large else cores):
+                yield under_way.popleft().result()
+            if is_large:
+                yield task()
+            else:
+                under_way.append(pool.submit(task))
+        while under_way:
+            yield under_way.popleft().result()
+    torch.set_num_threads(own_threads)  # of threads to come
 
 
 def each_picture(
@@ -27,22 +49,11 @@ def each_picture(
 ) -> Iterator[tuple[str, Any]]:
     """Each file with what ``work`` makes of its path, picture and tokens, or its UnreadableImageError; in order.
 
-    ``work`` runs in as many threads as there are cores; neighbours share the engine's batches. An answer is given while
-    the next pictures are under way.
+    Files are worked on `side_by_side`; neighbours share the engine's batches.
     """
-    own_threads = torch.get_num_threads()
-    under_way: deque[Future] = deque()
-    with ThreadPoolExecutor(CORES, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for group, is_large in _groups(paths, encoder.engine.pictures_at_once):
-            while len(under_way) > (0 if is_large else CORES):
-                yield from under_way.popleft().result()
-            if is_large:
-                yield from _answers(encoder, group, work)
-            else:
-                under_way.append(pool.submit(_answers, encoder, group, work))
-        while under_way:
-            yield from under_way.popleft().result()
-    torch.set_num_threads(own_threads)  # of threads to come
+    groups = _groups(paths, encoder.engine.pictures_at_once)
+    for answers in side_by_side((partial(_answers, encoder, group, work), is_large) for group, is_large in groups):
+        yield from answers
 
 
 def _groups(paths: Sequence[str], most: int) -> Iterator[tuple[list[str], bool]]:
