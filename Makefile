@@ -10,6 +10,10 @@ TORCH ?= default
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 ON_ALL_CORES := -n logical --maxprocesses 4 --dist loadfile
 
+KNOWN := PYTHON TORCH NOTEBOOKS PICTURES NORMALS MASK MM_PER_PIXEL CLASSIFIER THRESHOLD RULES OUTPUT WEIGHTS BENCHMARK
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(if $(filter-out $(KNOWN),$(GIVEN)),$(error unknown: $(filter-out $(KNOWN),$(GIVEN)); the variables are $(KNOWN)))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo notebooks test fuzz lint links docs lab tensorboard sample inspect baselines benchmark strip clean chaos audit test-lowest
 

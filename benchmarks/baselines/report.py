@@ -18,6 +18,17 @@ from src.classifier.report import BEST, HONEST_PROTOCOL, HYBRID, USUAL, with_int
 from src.style import INK, NEUTRAL, STYLE, WIDTH, readable, save_figure, set_title
 
 DISTINCT = "random-60-20-20"
+LABELS = {  # of rows, in the figure
+    "colour": "six colour numbers",
+    "sharpness": "one sharpness number",
+    "texture": "texture",
+    "frozen": "ViT-Ti/16, frozen",
+    "frozen-blocks": "ViT-Ti/16, frozen, 4 blocks",
+    "honest": "texture + frozen ViT-Ti/16",
+    "cnn": "ResNet-18 from scratch",
+    "fine-tuned": "ViT-Ti/16, fine-tuned",
+    "small": "ViT-S/14, upper blocks",
+}
 RULES = {"youden": "Youden", "f1": "F1", "false-alarms-5": "5 % false alarms", "false-alarms-1": "1 %"}
 
 
@@ -108,11 +119,13 @@ def _scores_table(entry: Mapping[str, Any]) -> list[str]:
 @mpl.rc_context(STYLE)
 def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Figure:
     """For each row macro-F1 and hybrid AUROC with 95 % intervals, of its usual and its honest entry."""
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.6 * len(entries) + 1.9), sharey=True)
+    figure, axes = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.46 * len(entries) + 1.7), sharey=True, gridspec_kw={"wspace": 0.08}
+    )
     classes = len(next(iter(entries.values()))[1]["class_names"])
     panels = (
         (f"macro-F1, {classes} classes", 1 / classes, "macro_f1", lambda entry: entry),
-        ("AUROC, defective or not (hybrid)", 0.5, "roc_auc", _hybrid),
+        ("AUROC, defective or not", 0.5, "roc_auc", _hybrid),
     )
     for axis, (label, chance, key, part_of) in zip(axes, panels, strict=True):
         for line, pair in enumerate(entries.values()):
@@ -120,18 +133,19 @@ def plot_usual_and_honest(entries: Mapping[str, tuple[Mapping[str, Any], Mapping
             axis.plot([part[key] for part in parts], [line] * 2, color=NEUTRAL, linewidth=1.2, zorder=1)
             for part, colour, shift in zip(parts, (style.USUAL, style.HONEST), (-16, 8), strict=True):
                 value, interval = part[key], part[f"{key}_interval"] or (part[key], part[key])
-                axis.plot(interval, [line] * 2, color=colour, linewidth=5, alpha=0.35, zorder=2)
+                look = {"linewidth": 5, "alpha": 0.35, "solid_capstyle": "butt"}
+                axis.plot(interval, [line] * 2, color=colour, zorder=2, **look)
                 axis.plot(value, line, "o", color=colour, markersize=7, zorder=3)
                 axis.annotate(f"{value:.2f}", (value, line), (0, shift), textcoords="offset points", ha="center")
         axis.axvline(chance, color=NEUTRAL, linestyle=":", linewidth=1)
-        axis.set(xlim=(0, 1.04), xlabel=label)
-    axes[0].set_yticks(range(len(entries)), list(entries))
+        axis.set(xlim=(0, 1.08), xlabel=label)
+    axes[0].set_yticks(range(len(entries)), [LABELS.get(name, name) for name in entries])
     axes[0].set_ylim(len(entries) - 0.5, -0.7)
     look = {"marker": "o", "markersize": 7, "linewidth": 5, "alpha": 0.8}
     handles = [plt.Line2D([], [], color=colour, **look) for colour in (style.USUAL, style.HONEST)]
-    names = ["usual: random split of tiles", "honest: hides kept apart, five folds"]
+    names = ["random split: tiles of one hide on both sides", "unseen hides, five folds"]
     figure.legend(handles, names, loc="lower center", ncols=2, frameon=False, bbox_to_anchor=(0.5, -0.1))
-    set_title(figure, "The usual number and the honest one (bars: 95 % intervals, dotted: chance)")
+    set_title(figure, "The usual split against unseen hides (bars: 95 % intervals, dotted: chance)")
     return figure
 
 

@@ -104,6 +104,8 @@ def _read_manifest(place: str) -> tuple[dict[str, dict], Entry | None]:
         return {}, None
     try:
         entries = json.loads(paths.manifest.read_text(encoding="utf-8")).get("entries", {})
+        if not isinstance(entries, dict):
+            raise TypeError("its entries are no table")
         known = Entry(**entries[place]) if place in entries else None
         tables = (known.source, known.sizes, known.checksums, known.left) if known else ()
         if not all(isinstance(table, dict) for table in tables):

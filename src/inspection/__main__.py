@@ -44,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--normals", type=Path, metavar="FOLDER", help="pictures of the same leather without any defect")
     add("--classifier", type=Path, metavar="FILE", help="checkpoint models/<run>.pth that names the class of a defect")
     add("--output", type=Path, metavar="DIR", help="where the report's folder is made (reports/inspection)")
-    add("--mm-per-pixel", type=float, metavar="X", help="scale: measures and grade of each hide")
-    add("--threshold", type=float, metavar="P", help="probability from which on a region is a defect")
+    add("--mm-per-pixel", type=_number, metavar="X", help="scale: measures and grade of each hide")
+    add("--threshold", type=_number, metavar="P", help="probability from which on a region is a defect")
     add(
         "--mask",
         type=lambda text: text if text == "auto" else Path(text),
@@ -58,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", choices=ENGINES, help="what the network runs on (auto: the fastest exact one)")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="in parallel, here or on a cluster (docs/scale.md)")
     return parser
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; write it like 0.5") from None
 
 
 def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

@@ -47,7 +47,7 @@ class Rules:
             long = [one for one in defects if one[0] > grade.longer_than_mm + SLACK or one[2] in self.always]
             count = sum(reach > grade.from_edge_mm + SLACK for _, reach, _ in long)
             which = " or ".join([f"longer than {grade.longer_than_mm:g} mm", *self.always])
-            where = f"farther than {grade.from_edge_mm:g} mm from the edge"
+            where = f"reaching farther than {grade.from_edge_mm:g} mm from the edge"
             reason = f"{count} of {len(defects)} defects count ({which}, {where}); {grade.name} allows {grade.most}"
             if count <= grade.most:
                 return grade.name, reason
@@ -69,6 +69,9 @@ def read_rules(path: Path | None = None) -> Rules:
         content, example = (yaml.safe_load(each.read_text(encoding="utf-8")) for each in (path, DEFAULT_RULES))
         _check_shape(content, example, "the file")
         _check_order(content)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"the rules {path}: line {line} or the one before is no YAML: {error.problem}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"the rules {path}: {error}. Compare with {DEFAULT_RULES}") from error
     content["grades"] = [Grade(**grade) for grade in content["grades"]]
@@ -83,8 +86,10 @@ def _check_shape(value: Any, example: Any, key: str) -> None:
         return
     _require(isinstance(value, type(example)), key, value, f"something like {example!r}")
     if isinstance(example, dict):
-        wrong = [] if key in OPEN_TABLES else sorted(map(str, set(value) ^ set(example)))
-        _require(not wrong, key, wrong, f"the keys {', '.join(example)}, each once")
+        missing, unknown = ([*map(str, one.keys() - two.keys())] for one, two in ((example, value), (value, example)))
+        if key not in OPEN_TABLES and missing + unknown:
+            wrong = f"lacks {', '.join(sorted(missing))}" if missing else f"has {', '.join(sorted(unknown))}"
+            raise ValueError(f"{key} {wrong}; its keys are {', '.join(example)}, each once")
         for name, part in value.items():
             _check_shape(name, "", key)
             _check_shape(part, example.get(name, [*example.values()][0]), name if key == "the file" else key)

@@ -38,18 +38,18 @@ class PictureSelection:
     root: Path
     pictures: dict[str, Path]
     left: dict[str, str]
+    called: str | None = None  # where one picture or list was given, not a folder
 
     @property
     def name(self) -> str:
-        return printable(self.root.name) or "pictures"
+        return printable(self.called or self.root.name) or "pictures"
 
     @property
     def about(self) -> str:
         """One line that says what was taken and left."""
         reasons = "; ".join(f"{count} left: {reason}" for reason, count in Counter(self.left.values()).items())
-        return f"{len(self.pictures):,} pictures in {printable(paths.relative(self.root))}" + (
-            f" ({reasons})" if reasons else ""
-        )
+        count = "1 picture" if len(self.pictures) == 1 else f"{len(self.pictures):,} pictures"
+        return f"{count} in {printable(paths.relative(self.root))}" + (f" ({reasons})" if reasons else "")
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,16 @@ def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> Pict
             else:
                 left[_absolute(path)] = NO_PICTURE
     if not paths:
-        raise ValueError(f"no picture in {', '.join(given)}; give a picture, a folder, a glob or a text file of paths")
+        there = " and ".join(one for one in given if os.path.exists(one))
+        why = f"no picture in {there}" if there else f"there is no file or folder {', '.join(given)}"
+        raise ValueError(f"{why}; give a picture, a folder, a pattern or a text file of paths")
     alone = Path(given[0]) if len(given) == 1 else None
     folders = [alone.resolve()] if alone and alone.is_dir() else [path.parent for path in paths]
     root = Path(os.path.commonpath(folders))
     pictures = {_name(path, root): path for path in paths}
-    return PictureSelection(
-        root, dict(sorted(pictures.items())), {_name(path, root): why for path, why in left.items()}
-    )
+    called = alone.stem if alone and alone.is_file() else None
+    because = {_name(path, root): why for path, why in left.items()}
+    return PictureSelection(root, dict(sorted(pictures.items())), because, called)
 
 
 def find_masks(pictures: dict[str, Path], folder: Path) -> dict[Path, Path]:
@@ -132,7 +134,7 @@ def _walk(folder: Path, without: list[Path], left: dict[Path, str]) -> list[Path
 
 def _reason(folder: Path, without: list[Path]) -> str | None:
     if folder in without or (folder / STAMP).is_file():
-        return "a folder with another part in this inspection, or the report of one"
+        return "a folder of normal pictures, masks or reports"
     if folder.name.lower().startswith(("ground_truth", "masks")):
         return "a folder of masks"
     return "a hidden folder" if folder.name.startswith(".") else None

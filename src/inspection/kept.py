@@ -15,7 +15,7 @@ from .judge import Judge
 from .records import PictureRecord, parse_record, picture_table, record_text, region_table
 from .report import SUMMED, shown_files
 
-LARGEST, FEWEST = 64, 256  # pictures of a part; parts of a run that has so many pictures
+LARGEST, FEWEST = 64, 128  # pictures of a part; parts of a run that has so many pictures
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ from ..localisation.thresholds import CALIBRATED, make_encoder, with_thresholds
 from .grade import read_rules
 from .hide import leather_mask
 from .inputs import Inputs, Options, PictureSelection
-from .judge import PROBLEMS, Judge, Read, engine_of
+from .judge import PROBLEMS, Judge, Read
 
 LARGER = "vit_small_patch14_dinov2"  # the backbone that is meant by weights other than the shipped ones
 TRIAL = 2 * TILE  # px of the network's input: longest side of the noise on which time is measured
-MODES = {"zero-shot": "each by itself", "unlabelled-folder": "each by the others", "normals": "by normal pictures"}
+MODES = {"zero-shot": "each by itself", "unlabelled-folder": "each by the others", "normals": "by the normal pictures"}
+FEWEST_NORMALS = 4  # pictures by which thresholds can be set
 PIECES = 4  # of a large picture, as large as the network's input, that give its references
 SIZED = 500  # pictures, at most, whose size is read: scale and references follow from them, however many there are
 SEED = 0
@@ -57,9 +58,11 @@ def make_judge(inputs: Inputs, options: Options, *, kept: Path, todo: int) -> Ju
     names = [list(compared_sizes)[number] for number in choose_pictures(len(compared_sizes), seed=SEED)]
     chosen = {} if kept.is_file() else {name: compared.pictures[name] for name in names}
     minutes = _minutes(judge.detector, list(sizes.values()), todo + (len(chosen) if mode != "zero-shot" else 0))
+    duration = f"about {math.ceil(minutes)} min" if minutes > 1 else "less than a minute"
     backbone = judge.detector.encoder.backbone
-    print(f"{todo:,} pictures to judge, {MODES[mode]}", end="; ")
-    print(f"{backbone.name} ({backbone.weights}) by {engine_of(judge.detector)}; about {minutes} min", flush=True)
+    print(f"{todo:,} to judge, {MODES[mode]}; {backbone.name} ({backbone.weights}); {duration}", flush=True)
+    if mode == "normals" and len(compared_sizes) < FEWEST_NORMALS:
+        print(f"{len(compared_sizes)} normal pictures are few: give {FEWEST_NORMALS} or more, or none")
     if chosen:
         save_tensors(_references(replace(judge.detector, protocol=mode), chosen, read), kept)
     remedy = "remove it and inspect again"
@@ -133,7 +136,7 @@ def read_picture(
     return picture, file and load_mask(str(file), size=picture.size, most=1)  # of leather, which may fill it
 
 
-def _minutes(detector: Detector, sizes: list[tuple[int, int]], count: int) -> int:
+def _minutes(detector: Detector, sizes: list[tuple[int, int]], count: int) -> float:
     """How long so many pictures of such sizes take, by the time of a piece of noise."""
     if not count:
         return 0
@@ -144,7 +147,7 @@ def _minutes(detector: Detector, sizes: list[tuple[int, int]], count: int) -> in
         detector.judge(piece)
         seconds = time.perf_counter() - started
     share = np.prod(sizes, axis=1).mean() / math.prod(piece.size)
-    return math.ceil(seconds * count * share / 60)
+    return seconds * count * share / 60
 
 
 class _Each(Sequence):

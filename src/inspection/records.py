@@ -131,13 +131,14 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 
 
 def _picture_row(record: PictureRecord) -> dict[str, Any]:
-    area, is_readable = sum(region.area for region in record.regions), record.error is None
-    return (vars(record.hide) if record.hide else {}) | {
+    area, is_readable, hide = sum(region.area for region in record.regions), record.error is None, record.hide
+    share = hide.defect_area_mm2 / (1e6 * hide.area_m2) if hide else area / max(1, record.width * record.height)
+    return (vars(hide) if hide else {}) | {
         **vars(record),
         "score": record.score if is_readable else None,
         "regions": len(record.regions),
         "defect_area_px": area,
-        "defect_area_percent": 100 * area / (record.width * record.height) if is_readable else None,
+        "defect_area_percent": 100 * share if is_readable else None,  # of the hide where it is measured
         "class": record.regions[0].label if record.regions else None,
     }
 

@@ -74,13 +74,18 @@ def inspect(
             for judged in counts:
                 progress.update(judged)
         table, records = kept.read()
-        about = about_run(judge, pictures, table, options) | {"seconds": round(time.perf_counter() - started, 1)}
+        about, file = about_run(judge, pictures, table, options), folder / "inspection.json"
+        seconds = round(time.perf_counter() - started, 1)
+        is_repeated = not missing and file.is_file()
+        about["seconds"] = json.loads(file.read_text(encoding="utf-8"))["seconds"] if is_repeated else seconds
         if not scale:
             write_tables(records, folder)
             write_coco(records, folder / "annotations.json")
         write_page(records, table, folder, about | {"photographs": None if are_stored else pictures.root})
-        write_json(about, folder / "inspection.json")
-    return folder, total - about["verdicts"]["error"]
+        write_json(about, file)
+    if failed := about["verdicts"]["error"]:
+        print(f"{failed:,} of {total:,} pictures could not be judged; the page says why")
+    return folder, total - failed
 
 
 def _scale() -> tuple[ModuleType, ModuleType]:
@@ -138,6 +143,9 @@ def run_folder(output: Path, name: str, identity: str) -> Iterator[Path]:
                     yield folder
                 finally:
                     holder.unlink(missing_ok=True)
+                    if [file.name for file in folder.iterdir()] == [STAMP]:  # nothing was done
+                        (folder / STAMP).unlink()
+                        folder.rmdir()
                 return
         except Timeout as error:
             if _is_another(folder, identity):

@@ -10,15 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.data
+import torch
 
 from ..config import ENGINES, setting
 from .inputs import STAMP, Options
 from .kept import Kept, Part, judge_parts
 from .prepare import reopen_judge
 
-CORES = 0.75  # that an actor reserves: with whole ones nothing is left for other tasks, and all wait for ever
+CORES = 2  # of an actor: it judges as many pictures side by side
+LEFT = 0.25  # of these that it does not reserve: else nothing is left for other tasks, and all wait for ever
+TASKS, PARTS = 4, 8  # of an actor at least, and of a task at most: between tasks cores are idle
 ON_A_GPU = 4  # actors that share one: while some decode, another computes
 SETTINGS = {  # of Ray, where nothing else is said
     "RAY_USAGE_STATS_ENABLED": "0",  # else it tells its makers
@@ -30,17 +34,19 @@ STORE_BYTES = 500_000_000  # of Ray's memory on one machine: references and list
 class Judging:
     """An actor: opens the network once and judges parts. ``handed`` are the arguments of `reopen_judge`."""
 
-    def __init__(self, handed: ray.ObjectRef, folder: Path) -> None:
+    def __init__(self, handed: ray.ObjectRef, folder: Path, cores: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(cores)  # Ray rounds down what is reserved
+        torch.set_num_threads(cores)
         if not (folder / STAMP).is_file():
             raise FileNotFoundError(f"{platform.node()} sees no {folder}; all machines must see the folder of --output")
         self.judge, self.kept = reopen_judge(*ray.get(handed)), Kept(folder, in_parquet=True)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
-        """Judges a part unless it is kept: after a failure Ray may ask again."""
-        part = row["part"]
-        if self.kept.has(part):
-            return {"judged": len(part.pictures)}
-        return {"judged": sum(judge_parts(self.judge, [part], self.kept))}
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[int]]:
+        """Judges the parts that are not kept: after a failure Ray may ask again."""
+        left = [part for part in rows["part"] if not self.kept.has(part)]
+        for _ in judge_parts(self.judge, left, self.kept):
+            pass
+        return {"judged": [sum(len(part.pictures) for part in rows["part"])]}
 
 
 def for_all_machines(options: Options) -> Options:
@@ -63,15 +69,20 @@ def judge_on_cluster(parts: list[Part], handed: tuple[Any, ...], folder: Path, a
     local = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": True}
     with ray.init(address, **quiet, **local):
-        machines = ray.cluster_resources()
-        gpus = machines.get("GPU", 0)
-        actors = max(1, min(len(parts), int(ON_A_GPU * gpus or machines["CPU"])))
-        rows = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-        judged = rows.map(
+        gpus = ray.cluster_resources().get("GPU", 0)
+        machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        cores = 1 if gpus else int(max(1, min(CORES, *filter(None, machines))))
+        actors = int(ON_A_GPU * gpus or sum(count // cores for count in machines))
+        tasks = min(len(parts), max(TASKS * actors, len(parts) // PARTS))
+        actors = max(1, min(tasks, actors))
+        rows = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=tasks)
+        judged = rows.map_batches(
             Judging,
-            fn_constructor_kwargs={"handed": ray.put(handed), "folder": folder},
+            batch_size=None,  # a task's
+            batch_format="numpy",
+            fn_constructor_kwargs={"handed": ray.put(handed), "folder": folder, "cores": cores},
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
-            num_cpus=CORES,
+            num_cpus=cores - LEFT,
             num_gpus=1 / ON_A_GPU if gpus else 0,
             scheduling_strategy="SPREAD",
         )

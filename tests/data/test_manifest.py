@@ -189,6 +189,14 @@ def test_a_part_that_comes_or_goes_is_recorded(data, tmp_path):
     assert check(data).source == {CLASSES: "kaggle", MVTEC: "found there"}
 
 
+@pytest.mark.parametrize("entries", ["", [], "data", 3])
+def test_a_manifest_whose_entries_are_no_table_is_a_named_error(data, entries):
+    paths.manifest.parent.mkdir(parents=True, exist_ok=True)
+    paths.manifest.write_text(json.dumps({"entries": entries}))
+    with pytest.raises(DataError, match="delete it, and it is made anew"):
+        check(data, thorough=True)
+
+
 def test_the_manifest_is_replaced_whole_or_not_at_all(data, monkeypatch):
     check(data)
     before = paths.manifest.read_text()

@@ -17,7 +17,7 @@ HANG = 3600  # seconds
 
 def run_batch(seed):
     """Cases that were tried, and the log if one of them failed, else ''."""
-    command = [sys.executable, "-m", "pytest", "tests/fuzz", "-q", "-W", "ignore", f"--hypothesis-seed={seed}"]
+    command = [sys.executable, "-m", "pytest", "tests/fuzz", "-v", "-W", "ignore", f"--hypothesis-seed={seed}"]
     environment = os.environ | {"LEATHER_FUZZ_CASES": str(EACH)}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG)

@@ -24,13 +24,14 @@ def test_help_and_wrong_arguments_need_no_network():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "no picture in nowhere"),
+        (["nowhere"], "there is no file or folder nowhere"),
         ([".", "--normals", "nowhere"], "--normals nowhere is no folder"),
         ([".", "--mask", "nowhere"], "--mask nowhere is no folder"),
         ([".", "--classifier", "none.pth"], "--classifier none.pth is no file"),
         ([".", "--weights", "best"], "--weights best is neither shipped nor timm nor a file"),
         ([".", "--threshold", "1.5"], "--threshold is 1.5; expected more than 0 and less than 1"),
         ([".", "--mm-per-pixel", "nan"], "--mm-per-pixel is nan"),
+        ([".", "--mm-per-pixel", "0,5"], "'0,5' is no number; write it like 0.5"),
         ([], "PICTURES"),
     ],
 )

@@ -65,7 +65,8 @@ def test_grades_of_packers(rules, defects, expected):
 
 def test_the_reason_says_what_counts_and_what_is_allowed(rules):
     assert rules.grade([LONG, LONG, SHORT])[1] == (
-        "2 of 3 defects count (longer than 25.4 mm or hole or cut, farther than 76.2 mm from the edge); No. 3 allows 5"
+        "2 of 3 defects count (longer than 25.4 mm or hole or cut, reaching farther than 76.2 mm from the edge); "
+        "No. 3 allows 5"
     )
     assert rules.grade([LONG] * 6)[1].endswith("No. 3 allows 5")
 
@@ -104,10 +105,10 @@ def test_own_rules_are_read(tmp_path):
         ({"margin_mm": True}, "margin_mm has True"),
         ({"margin_mm": "5 mm"}, "margin_mm has '5 mm'"),
         ({"margin_mm": float("nan")}, "margin_mm has nan"),
-        ({"margin": 5}, "margin"),
+        ({"margin": 5}, "the file has margin; its keys are margin_mm"),
         ({"below": None}, "below"),
         ({"grades": []}, "grades"),
-        ({"grades": [{"name": "1"}]}, "from_edge_mm"),
+        ({"grades": [{"name": "1"}]}, "lacks from_edge_mm, longer_than_mm, most"),
         ({"grades": [{"name": "1", "most": 1.5, "longer_than_mm": 1, "from_edge_mm": 1}]}, "1.5"),
         ({"severity_mm": [10, 5]}, "severity_mm"),
         ({"severity_mm": [5, 10]}, "defect_layers"),
@@ -130,3 +131,9 @@ def test_what_is_no_rule_file_is_refused(tmp_path, text):
         read_rules(tmp_path / "own.yaml")
     with pytest.raises(ValueError, match="none.yaml"):
         read_rules(tmp_path / "none.yaml")
+
+
+def test_what_is_no_yaml_is_said_with_its_line(tmp_path):
+    (tmp_path / "own.yaml").write_text("margin_mm 5\nbelow: none\n")
+    with pytest.raises(ValueError, match=r"own\.yaml: line 2 or the one before is no YAML"):
+        read_rules(tmp_path / "own.yaml")

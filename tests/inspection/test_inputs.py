@@ -36,7 +36,8 @@ def test_files_globs_and_lists_give_the_same_as_their_folder(folder, monkeypatch
     assert list(find_pictures([str(folder / "sub" / "a.*")]).pictures) == ["a.png"]
     monkeypatch.chdir(folder / "sub")
     assert find_pictures(["."]).name == "sub"
-    assert find_pictures(["a.png"]).root == folder / "sub"
+    assert find_pictures(["a.png"]).root == folder / "sub" and find_pictures(["a.png"]).name == "a"
+    assert find_pictures([str(folder / "list.txt")]).name == "list"
 
 
 def test_a_list_may_name_what_is_not_there(folder):

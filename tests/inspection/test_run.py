@@ -147,13 +147,14 @@ def test_the_second_process_says_who_is_at_work(leather, network, tmp_path):
         inspect([str(leather)], Options(), output=tmp_path / "out")
 
 
-def test_normals_set_the_mode(leather, network, tmp_path):
+def test_normals_set_the_mode(leather, network, tmp_path, capsys):
     (leather / "normals").mkdir()
     for number in (4, 5):
         (leather / f"{number}.png").rename(leather / "normals" / f"{number}.png")
     folder, judged = inspect([str(leather)], Options(normals=leather / "normals"), output=tmp_path / "out")
     about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
-    assert judged == 4 and about["mode"] == "by normal pictures" and about["facts"]["normal_images"] == 2
+    assert judged == 4 and about["mode"] == "by the normal pictures" and about["facts"]["normal_images"] == 2
+    assert "2 normal pictures are few" in capsys.readouterr().out
 
 
 def test_of_a_large_folder_some_pictures_give_scale_and_references(leather, network, tmp_path, monkeypatch):
@@ -169,13 +170,23 @@ def test_of_a_large_folder_some_pictures_give_scale_and_references(leather, netw
 def test_one_picture_is_judged_by_itself(leather, network, tmp_path):
     folder, judged = inspect([str(leather / "0.png")], Options(threshold=0.99), output=tmp_path / "out")
     about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
-    assert judged == 1 and about["mode"] == "each by itself" and about["threshold"] == 0.99
+    assert judged == 1 and about["mode"] == "each by itself" and about["threshold"] == 0.99 and folder.name == "0"
     assert "--threshold" in about["source"]
 
 
 def test_a_threshold_needs_a_head(leather, plain, tmp_path):
     with pytest.raises(ValueError, match="no head"):
         inspect([str(leather)], Options(threshold=0.5), output=tmp_path / "out")
+    assert not (tmp_path / "out" / "leather").exists()  # nothing was judged
+
+
+def test_a_finished_run_keeps_how_long_it_took_and_says_what_could_not_be_judged(leather, network, tmp_path, capsys):
+    folder, _ = inspect([str(leather)], Options(), output=tmp_path / "out")
+    assert "1 of 7 pictures could not be judged" in capsys.readouterr().out
+    first = json.loads((folder / "inspection.json").read_text(encoding="utf-8")) | {"seconds": 99.5}
+    (folder / "inspection.json").write_text(json.dumps(first), encoding="utf-8")
+    assert inspect([str(leather)], Options(), output=tmp_path / "out") == (folder, 6)
+    assert json.loads((folder / "inspection.json").read_text(encoding="utf-8"))["seconds"] == 99.5
 
 
 def test_masks_leave_the_table_out(leather, network, tmp_path):
