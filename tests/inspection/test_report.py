@@ -14,6 +14,7 @@ from PIL import Image
 
 from src import style
 from src.inspection import judge, report
+from src.inspection.export import safe_name
 from src.inspection.records import HideMeasure, PictureRecord, RegionRecord, picture_table
 from src.inspection.report import write_page
 
@@ -30,6 +31,7 @@ SETTINGS = {
     "scale": [0, 1],
     "mm_per_pixel": None,
     "classifier": None,
+    "options": {"mask": "auto", "normals": None, "weights": "shipped"},
     "seconds": 12.5,
     "versions": {"python": "3.11"},
 }
@@ -80,7 +82,7 @@ def test_the_most_odd_come_first_and_unreadable_pictures_have_their_own_place(tm
     assert [one["file"] for one in data["pictures"]] == ["worse.jpg", "bad.jpg", "good.jpg"]
     assert data["errors"] == [["b.jpg", "cannot read b.jpg"]]
     assert data["counts"] == {"defective": 2, "good": 1, "error": 1}
-    assert data["run"]["source"] == "painted defects" and "<title>Inspection of day 3</title>" in page
+    assert data["run"]["source"] == "painted defects" and f"<title>Inspection {tmp_path.name}</title>" in page
 
 
 def test_a_score_at_the_threshold_reaches_it_on_the_page_too(tmp_path):
@@ -124,11 +126,32 @@ def test_small_pictures_are_made_of_the_photograph_or_of_its_overlay(tmp_path):
         small = Image.open(io.BytesIO(base64.b64decode(content)))
         assert head == "data:image/jpeg;base64" and small.size == (240, 120)
         assert np.allclose(small.getpixel((50, 50)), expected, atol=4)
-        assert data["pictures"][0]["photograph"] is None  # not below the report
-    _, data = write(tmp_path, record, photographs=photographs)
-    assert data["pictures"][0]["photograph"] == "photographs/a.jpg"
     _, data = write(root, picture("gone.jpg"), photographs=photographs)
     assert data["pictures"][0]["thumbnail"] is None
+
+
+@pytest.mark.parametrize(("place", "address"), [("my #1", "../my%20%231/"), ("page/in", "in/"), ("page", "./")])
+def test_a_page_names_the_photographs_by_their_place_beside_it(tmp_path, place, address):
+    page, data = write(tmp_path / "page", picture(), photographs=tmp_path / place)
+    assert data["photographs"] == address and str(tmp_path) not in page
+    assert data["run"]["from"] == "/".join((tmp_path / place).parts[-3:])
+    assert write(tmp_path, picture())[1]["photographs"] is None
+
+
+def test_photographs_on_another_drive_have_their_whole_address(tmp_path, monkeypatch):
+    def relpath(*_):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(report.os.path, "relpath", relpath)
+    assert write(tmp_path / "page", picture(), photographs=tmp_path)[1]["photographs"] == f"{tmp_path.as_uri()}/"
+
+
+def test_reports_are_told_apart_by_folder_and_options(tmp_path):
+    options = {"normals": "good/day 3", "weights": str(tmp_path / "a" / "own.safetensors"), "threshold": 0.7}
+    page, data = write(tmp_path / "<b> & 2", picture(), options=options)
+    assert "<h1>Inspection &lt;b&gt; &amp; 2</h1>" in page and str(tmp_path) not in page
+    weights = f"{tmp_path.name}/a/own.safetensors"
+    assert data["run"]["options"] == options | {"weights": weights} and data["run"]["from"] == "day 3"
 
 
 def test_outlines_stay_near_with_few_points(tmp_path):
@@ -150,6 +173,7 @@ def test_a_hide_keeps_its_measures(tmp_path):
     _, data = write(tmp_path, first, picture("c.jpg", hide=other), picture("d.jpg"), mm_per_pixel=2.0)
     assert data["hides"] == [[3.0, 0.9, "No 1"], [1.0, 0.5, "No 2"]]
     shown = data["pictures"][0]["hide"]
+    assert shown["drawing"] == f"hides/{safe_name('a.jpg')}"
     assert shown["grade"] == "No 1" and data["pictures"][0]["regions"][0]["longest_mm"] == 12
 
 
