@@ -224,22 +224,58 @@ def test_the_page_has_the_palette_of_the_figures(tmp_path):
     assert json.loads(stops) == [judge.mpl.colors.to_hex(colour, keep_alpha=True) for colour in magma]
 
 
-@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
-def test_a_browser_opens_the_picture_of_a_link_and_runs_no_script_of_a_name(tmp_path):
+@pytest.fixture
+def browser(tmp_path):
+    """Opens a picture of the page and returns what the browser made of it, without the data."""
+    if not BROWSER:
+        pytest.skip("needs Chromium")
+
+    def opened(name):
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"]
+        address = (tmp_path / "index.html").as_uri() + f"#picture={name}"
+        answer = subprocess.run(
+            [*command, *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", address],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return re.sub(r'<script id="data".*?</script>', "", answer.stdout, flags=re.DOTALL)
+
+    return opened
+
+
+def test_a_browser_opens_the_picture_of_a_link_and_runs_no_script_of_a_name(tmp_path, browser):
     names = [name for name in HOSTILE if "\udcff" not in name]  # --dump-dom prints valid Unicode alone
     hide = HideMeasure(2.0, (ring(100, 50, 45),), 3.0, 300.0, 0.9, (90, 40, 95, 50), "No 1", "few", "B")
     write(tmp_path, picture("good.jpg", 0.2), broken(), *map(picture, names), picture("hide.jpg", 0.8, hide=hide))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom"]
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    address = (tmp_path / "index.html").as_uri() + "#picture=hide.jpg"
-    answer = subprocess.run(
-        [*command, *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", address],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    page = re.sub(r'<script id="data".*?</script>', "", answer.stdout, flags=re.DOTALL)
-    shown = len(names) + 2
+    page, shown = browser("hide.jpg"), len(names) + 2
     assert f"Showing {shown} of {shown} pictures: {shown - 1} defective, 1 good." in page
     assert re.search(r'<dialog id="viewer"[^>]* open=""', page) and '<h2 id="name">hide.jpg</h2>' in page
     assert page.count('class="card"') == shown and page.count("<script") == 1 and "<img src=" not in page
+
+
+def test_a_browser_says_sizes_shares_and_settings_with_their_units(tmp_path, browser):
+    measured = replace(region(score=0.9), longest_mm=12.3456, area_mm2=300.0, edge_mm=40.0, severity=1)
+    hide = HideMeasure(2.0, (ring(100, 50, 45),), 0.5, 300.0, 0.9, (90, 40, 95, 50), "No 1", "few", "B")
+    record = picture("a.jpg", width=1024, height=1030, regions=(measured,), hide=hide)
+    source = "verdict: 5% of 295 pictures of real leather outside marked defects reach it"
+    write(tmp_path, record, broken(), mm_per_pixel=2.0, seconds=125.4, source=source, photographs=tmp_path)
+    page = browser("a.jpg").replace("\u00a0", " ").replace("&nbsp;", " ")
+    for text in (
+        "2,048 × 2,060 mm, 1,024 × 1,030 px",
+        "score 0.900 (peak 0.910); longest distance across 12.3 mm; 1,260 mm², 0.251 % of the hide; ",
+        "nearest point 40 mm from the edge; severity 1",
+        'href="./a.jpg"',
+        f'href="hides/{safe_name("a.jpg")}.dxf"',
+        "mask auto; 2 mm a pixel; rules the usual; weights shipped",
+        "2 min 5 s",
+        "about 5 in 100 good pictures reach it",
+        "1 picture could not be judged",
+    ):
+        assert text in page, text
+    record = picture("b.jpg", width=1024, height=1030, overlay="gone.jpg")
+    write(tmp_path, record, source="raised to the highest score of 4 normal images")
+    page = browser("b.jpg").replace("\u00a0", " ").replace("&nbsp;", " ")
+    assert "314 px², 0.0298 % of the picture" in page and "hides/*.dxf" in page and "The map is not" in page
+    assert "The normal pictures that were tried stay below." in page
