@@ -18,14 +18,19 @@ import numpy as np
 import pandas as pd
 from skimage.measure import approximate_polygon
 
+from ..config import paths
 from ..data.pictures import UnreadableImageError, load_image
 from ..files import whole_file
+from .export import safe_name
+from .inputs import printable
 from .records import VERDICTS, PictureRecord, RegionRecord
 
 SHOWN, REGIONS, POINTS = 1000, 40, 480  # most pictures, regions of one and points of their outlines; the CSVs have all
 SUMMED = ["file", "verdict", "score", "grade", "area_m2", "usable_share", "engine"]  # columns of all pictures
 THUMBNAIL, BYTES = 240, 8000  # pixels of the longer side, and a JPEG's bytes if its quality can do that
-GIVEN = "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier seconds versions"
+GIVEN = (
+    "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier options seconds versions"
+)
 
 
 def shown_files(table: pd.DataFrame) -> list[str]:
@@ -49,22 +54,25 @@ def write_page(records: Sequence[PictureRecord], table: pd.DataFrame, folder: Pa
     """Writes ``folder/index.html``: what needs attention, then the thousand most odd pictures, most odd first.
 
     ``settings`` has the keys of `GIVEN` (``scale``: both ends of the map; ``classifier``: None, or texts: its name and
-    its worth) and may have ``photographs``, the folder of the records' files; without it the small pictures are made
-    of the overlays. ``table`` has a row for all pictures, ``records`` are all or those of `shown_files`. Raises
-    KeyError for a missing setting.
+    its worth) and may have ``photographs``, the folder of the records' files: the page names it by its place beside
+    ``folder``, and opens the photographs while they are there; without it the small pictures are made of the overlays.
+    ``table`` has a row for all pictures, ``records`` are all or those of `shown_files`. Raises KeyError for a missing
+    setting.
     """
     folder = Path(folder)
     read = [record for record in records if record.error is None]
     read.sort(key=lambda record: (not record.regions, -record.score, record.file))
+    photographs = settings.get("photographs")
     data = {
-        "run": {key: settings[key] for key in GIVEN.split()},
+        "run": {key: settings[key] for key in GIVEN.split()} | _given(settings, photographs),
+        "photographs": photographs and _address(Path(photographs).resolve(), folder.resolve()),
         **_summary(table),
-        "pictures": [_picture(one, folder, settings.get("photographs")) for one in read[:SHOWN]],
+        "pictures": [_picture(one, folder, photographs) for one in read[:SHOWN]],
         "errors": [[one.file, one.error] for one in records if one.error is not None][:SHOWN],
     }
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c")  # ends no script
-    parts = {"title": html.escape(settings["title"]), "policy": _policy(page), "data": text}
+    parts = {"title": html.escape(folder.resolve().name), "policy": _policy(page), "data": text}
     page = re.sub("@@(title|policy|data)@@", lambda name: parts[name[1]], page)
     with whole_file(folder / "index.html") as stream:
         stream.write(page.encode("utf-8", "xmlcharrefreplace"))
@@ -79,17 +87,32 @@ def _policy(page: str) -> str:
     return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
 
 
+def _given(settings: dict, photographs: Path | None) -> dict:
+    """What tells reports apart, without this machine's folders: where the pictures are, and options."""
+    options = {
+        name: printable(paths.relative(value)) if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in dict(settings["options"]).items()
+    }
+    return {"options": options, "from": printable(paths.relative(photographs)) if photographs else settings["title"]}
+
+
+def _address(place: Path, folder: Path) -> str:
+    """A folder's URL, as short as it can be, from a page in another folder."""
+    try:
+        return quote(os.fsencode(Path(os.path.relpath(place, folder)).as_posix())) + "/"
+    except ValueError:  # another drive of Windows
+        return place.as_uri() + "/"
+
+
 def _picture(record: PictureRecord, folder: Path, photographs: Path | None) -> dict:
-    original = photographs and (Path(photographs) / record.file).resolve()
-    inside = original and original.is_relative_to(folder.resolve())
+    original = photographs and Path(photographs) / record.file
     regions, detail, hide = record.regions[:REGIONS], max(1, record.width / 1500, record.height / 1500), record.hide
     if hide:
         rings = [_outline(ring, detail, POINTS // len(hide.outline)) for ring in hide.outline]
-        hide = vars(hide) | {"outline": rings}
+        hide = vars(hide) | {"outline": rings, "drawing": f"hides/{safe_name(record.file)}"}
     return {name: getattr(record, name) for name in ("file", "width", "height", "score")} | {
         "link": quote(os.fsencode(record.file)),  # no character of a name has a meaning in a URL
         "overlay": record.overlay and quote(os.fsencode(record.overlay)),
-        "photograph": quote(os.fsencode(original.relative_to(folder.resolve()).as_posix())) if inside else None,
         "thumbnail": _thumbnail([original, record.overlay and folder / record.overlay]),
         "left_out": len(record.regions) - len(regions),
         "regions": [_region(region, detail, POINTS // len(regions)) for region in regions],

@@ -14,6 +14,7 @@ from PIL import Image
 
 from src import style
 from src.inspection import judge, report
+from src.inspection.export import safe_name
 from src.inspection.records import HideMeasure, PictureRecord, RegionRecord, picture_table
 from src.inspection.report import write_page
 
@@ -30,6 +31,7 @@ SETTINGS = {
     "scale": [0, 1],
     "mm_per_pixel": None,
     "classifier": None,
+    "options": {"mask": "auto", "normals": None, "weights": "shipped"},
     "seconds": 12.5,
     "versions": {"python": "3.11"},
 }
@@ -80,7 +82,7 @@ def test_the_most_odd_come_first_and_unreadable_pictures_have_their_own_place(tm
     assert [one["file"] for one in data["pictures"]] == ["worse.jpg", "bad.jpg", "good.jpg"]
     assert data["errors"] == [["b.jpg", "cannot read b.jpg"]]
     assert data["counts"] == {"defective": 2, "good": 1, "error": 1}
-    assert data["run"]["source"] == "painted defects" and "<title>Inspection of day 3</title>" in page
+    assert data["run"]["source"] == "painted defects" and f"<title>Inspection {tmp_path.name}</title>" in page
 
 
 def test_a_score_at_the_threshold_reaches_it_on_the_page_too(tmp_path):
@@ -124,11 +126,32 @@ def test_small_pictures_are_made_of_the_photograph_or_of_its_overlay(tmp_path):
         small = Image.open(io.BytesIO(base64.b64decode(content)))
         assert head == "data:image/jpeg;base64" and small.size == (240, 120)
         assert np.allclose(small.getpixel((50, 50)), expected, atol=4)
-        assert data["pictures"][0]["photograph"] is None  # not below the report
-    _, data = write(tmp_path, record, photographs=photographs)
-    assert data["pictures"][0]["photograph"] == "photographs/a.jpg"
     _, data = write(root, picture("gone.jpg"), photographs=photographs)
     assert data["pictures"][0]["thumbnail"] is None
+
+
+@pytest.mark.parametrize(("place", "address"), [("my #1", "../my%20%231/"), ("page/in", "in/"), ("page", "./")])
+def test_a_page_names_the_photographs_by_their_place_beside_it(tmp_path, place, address):
+    page, data = write(tmp_path / "page", picture(), photographs=tmp_path / place)
+    assert data["photographs"] == address and str(tmp_path) not in page
+    assert data["run"]["from"] == "/".join((tmp_path / place).parts[-3:])
+    assert write(tmp_path, picture())[1]["photographs"] is None
+
+
+def test_photographs_on_another_drive_have_their_whole_address(tmp_path, monkeypatch):
+    def relpath(*_):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(report.os.path, "relpath", relpath)
+    assert write(tmp_path / "page", picture(), photographs=tmp_path)[1]["photographs"] == f"{tmp_path.as_uri()}/"
+
+
+def test_reports_are_told_apart_by_folder_and_options(tmp_path):
+    options = {"normals": "good/day 3", "weights": str(tmp_path / "a" / "own.safetensors"), "threshold": 0.7}
+    page, data = write(tmp_path / "<b> & 2", picture(), options=options)
+    assert "<h1>Inspection &lt;b&gt; &amp; 2</h1>" in page and str(tmp_path) not in page
+    weights = f"{tmp_path.name}/a/own.safetensors"
+    assert data["run"]["options"] == options | {"weights": weights} and data["run"]["from"] == "day 3"
 
 
 def test_outlines_stay_near_with_few_points(tmp_path):
@@ -150,6 +173,7 @@ def test_a_hide_keeps_its_measures(tmp_path):
     _, data = write(tmp_path, first, picture("c.jpg", hide=other), picture("d.jpg"), mm_per_pixel=2.0)
     assert data["hides"] == [[3.0, 0.9, "No 1"], [1.0, 0.5, "No 2"]]
     shown = data["pictures"][0]["hide"]
+    assert shown["drawing"] == f"hides/{safe_name('a.jpg')}"
     assert shown["grade"] == "No 1" and data["pictures"][0]["regions"][0]["longest_mm"] == 12
 
 
@@ -200,22 +224,58 @@ def test_the_page_has_the_palette_of_the_figures(tmp_path):
     assert json.loads(stops) == [judge.mpl.colors.to_hex(colour, keep_alpha=True) for colour in magma]
 
 
-@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
-def test_a_browser_opens_the_picture_of_a_link_and_runs_no_script_of_a_name(tmp_path):
+@pytest.fixture
+def browser(tmp_path):
+    """Opens a picture of the page and returns what the browser made of it, without the data."""
+    if not BROWSER:
+        pytest.skip("needs Chromium")
+
+    def opened(name):
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"]
+        address = (tmp_path / "index.html").as_uri() + f"#picture={name}"
+        answer = subprocess.run(
+            [*command, *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", address],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return re.sub(r'<script id="data".*?</script>', "", answer.stdout, flags=re.DOTALL)
+
+    return opened
+
+
+def test_a_browser_opens_the_picture_of_a_link_and_runs_no_script_of_a_name(tmp_path, browser):
     names = [name for name in HOSTILE if "\udcff" not in name]  # --dump-dom prints valid Unicode alone
     hide = HideMeasure(2.0, (ring(100, 50, 45),), 3.0, 300.0, 0.9, (90, 40, 95, 50), "No 1", "few", "B")
     write(tmp_path, picture("good.jpg", 0.2), broken(), *map(picture, names), picture("hide.jpg", 0.8, hide=hide))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom"]
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    address = (tmp_path / "index.html").as_uri() + "#picture=hide.jpg"
-    answer = subprocess.run(
-        [*command, *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", address],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    page = re.sub(r'<script id="data".*?</script>', "", answer.stdout, flags=re.DOTALL)
-    shown = len(names) + 2
+    page, shown = browser("hide.jpg"), len(names) + 2
     assert f"Showing {shown} of {shown} pictures: {shown - 1} defective, 1 good." in page
     assert re.search(r'<dialog id="viewer"[^>]* open=""', page) and '<h2 id="name">hide.jpg</h2>' in page
     assert page.count('class="card"') == shown and page.count("<script") == 1 and "<img src=" not in page
+
+
+def test_a_browser_says_sizes_shares_and_settings_with_their_units(tmp_path, browser):
+    measured = replace(region(score=0.9), longest_mm=12.3456, area_mm2=300.0, edge_mm=40.0, severity=1)
+    hide = HideMeasure(2.0, (ring(100, 50, 45),), 0.5, 300.0, 0.9, (90, 40, 95, 50), "No 1", "few", "B")
+    record = picture("a.jpg", width=1024, height=1030, regions=(measured,), hide=hide)
+    source = "verdict: 5% of 295 pictures of real leather outside marked defects reach it"
+    write(tmp_path, record, broken(), mm_per_pixel=2.0, seconds=125.4, source=source, photographs=tmp_path)
+    page = browser("a.jpg").replace("\u00a0", " ").replace("&nbsp;", " ")
+    for text in (
+        "2,048 × 2,060 mm, 1,024 × 1,030 px",
+        "score 0.900 (peak 0.910); longest distance across 12.3 mm; 1,260 mm², 0.251 % of the hide; ",
+        "nearest point 40 mm from the edge; severity 1",
+        'href="./a.jpg"',
+        f'href="hides/{safe_name("a.jpg")}.dxf"',
+        "mask auto; 2 mm a pixel; rules the usual; weights shipped",
+        "2 min 5 s",
+        "about 5 in 100 good pictures reach it",
+        "1 picture could not be judged",
+    ):
+        assert text in page, text
+    record = picture("b.jpg", width=1024, height=1030, overlay="gone.jpg")
+    write(tmp_path, record, source="raised to the highest score of 4 normal images")
+    page = browser("b.jpg").replace("\u00a0", " ").replace("&nbsp;", " ")
+    assert "314 px², 0.0298 % of the picture" in page and "hides/*.dxf" in page and "The map is not" in page
+    assert "The normal pictures that were tried stay below." in page
