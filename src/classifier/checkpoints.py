@@ -42,8 +42,9 @@ def load_checkpoint(
     named; None accepts any.
     """
     content = load_tensors(path)
-    if content.get("format") != CHECKPOINT_FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}: it says {content.get('format')}")
+    said = content.get("format")
+    if not isinstance(said, int) or said != CHECKPOINT_FORMAT:  # a tensor has no truth
+        raise CheckpointError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}: it says {said}")
     with fitting(path):
         names, state = tuple(content["class_names"]), content["state"]
         side, places = content["settings"].get("image_size"), state.get("backbone.pos_embed")

@@ -129,6 +129,8 @@ def _tar_members(opened: tarfile.TarFile, packed: int) -> list[Member]:
     opened.fileobj.seek(opened.offset)
     if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # the library takes it for the end
         raise tarfile.ReadError(f"damaged or cut off at byte {opened.offset:,}")
+    while opened.fileobj.read(1 << 20):  # the checksum of what is packed comes last; the library never reads it
+        pass
     return [Member(info.name, info.size, packed, partial(opened.extractfile, info)) for info in infos]
 
 

@@ -43,18 +43,19 @@ class References:
         pictures = [number for number in range(self.rows.shape[1]) if number != without]
         if not pictures:
             raise ValueError("no other picture is left to compare with; judge a single picture by itself (zero-shot)")
-        nearest = []
-        for queries, rows in zip(tokens.flatten(1, 2), self.rows[:, pictures], strict=True):
-            flat, queries = rows.flatten(0, 1).float().T, queries.float()  # (d, pictures * m)
-            parts = [(part @ flat).unflatten(1, rows.shape[:2]).amax(2) for part in queries.split(QUERIES_AT_ONCE)]
-            nearest.append(1 - torch.cat(parts))  # (h * w, pictures)
-        distances = torch.stack(nearest)
+        tokens, size = tokens.flatten(1, 2), tokens.shape[:3]
+        distances = torch.empty(*tokens.shape[:2], len(pictures))  # small pieces would leave holes in the memory
+        for block, rows in enumerate(self.rows[:, pictures]):
+            flat = rows.flatten(0, 1).float().T  # (d, pictures * m)
+            for part in torch.arange(tokens.shape[1]).split(QUERIES_AT_ONCE):
+                products = tokens[block, part].float() @ flat
+                distances[block, part] = 1 - products.unflatten(1, rows.shape[:2]).amax(2)
         if self.are_normal:
             distances = distances.amin(2)
         else:
             count = max(1, round(FOLDER_SHARE * len(pictures)))
             distances = distances.topk(count, dim=2, largest=False).values.mean(2)
-        return distances.clamp(0, 2).view(tokens.shape[:3])
+        return distances.clamp(0, 2).view(size)
 
 
 def choose_pictures(count: int, *, seed: int = 0) -> list[int]:

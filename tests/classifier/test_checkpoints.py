@@ -88,6 +88,8 @@ def test_missing_cut_or_foreign_files_are_refused_by_name(kept, tmp_path):
     refuse(path, "list")
     torch.save({"format": 99, "settings": {}, "state": {}}, path)
     refuse(path, "99")
+    torch.save({"format": torch.zeros(0), "settings": {}, "state": {}}, path)
+    refuse(path, "format 2: it says tensor")
     torch.save({"some": "weights"}, path)
     refuse(path, "None")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import re
 import shutil
 import stat
@@ -316,6 +317,17 @@ def test_names_from_japanese_windows_are_whole(tmp_path):
                 opened.writestr(info, path.read_bytes())
     files = install_all(tmp_path / "sjis.zip")
     assert len(files) == 6 * 3 and not [file for file in files if "\\" in file]
+
+
+def test_a_changed_picture_in_a_packed_tar_is_noticed_by_its_checksum(tmp_path):
+    archive = tar_folder(make_both(tmp_path / "set"), tmp_path / "a.tar.gz")
+    packed = archive.read_bytes()
+    content = bytearray(gzip.decompress(packed))
+    content[content.index(b"IDAT") + 8] ^= 1
+    archive.write_bytes(gzip.compress(bytes(content))[:-8] + packed[-8:])
+    with pytest.raises(DataError, match=r"a\.tar\.gz cannot be unpacked: CRC"):
+        install(archive, tmp_path / "data", wanted=PARTS)
+    assert not (tmp_path / "data" / CLASSES).exists()
 
 
 def test_a_file_that_is_lost_on_the_way_is_noticed(tmp_path, monkeypatch):
