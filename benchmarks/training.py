@@ -94,8 +94,7 @@ def accuracy_by_precision(table: pd.DataFrame, config: Config) -> dict[str, Any]
             result = train_model(model, table, exact, models=Path(folder), logs=Path(folder))
         share = result.history[result.best_epoch - 1]["acc_val"]
         interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
-        seconds = round(result.seconds, 1)
-        accuracy[precision] = {"accuracy": share, "interval": [interval.low, interval.high], "seconds": seconds}
+        accuracy[precision] = {"accuracy": share, "interval": [interval.low, interval.high]}
     return {"n": count, "backbone": config.backbone, "epochs": config.epochs, "seed": config.seed, **accuracy}
 
 
