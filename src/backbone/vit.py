@@ -213,5 +213,6 @@ def image_transform(size: int | None, *, mean: tuple[float, ...], std: tuple[flo
     timm's own evaluation transform cuts the borders off; a defect at the border would be lost, so it is not used.
     """
     resize = v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-    steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=list(mean), std=list(std))]
+    normalise = v2.Normalize(mean=list(mean), std=list(std), inplace=True)
+    steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), normalise]
     return v2.Compose(steps if size is None else [resize, *steps])

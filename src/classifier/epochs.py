@@ -24,7 +24,7 @@ from ..data.tables import picture_identities
 from ..files import fitting, identity_of, load_tensors, save_tensors, writing
 from . import tensorboard
 from .features import PictureDataset, compute_features, load_batches, weights_identity
-from .model import ViTMultiClassClassifier, parameter_groups
+from .model import ViTMultiClassClassifier, load_trained, parameter_groups, trained_weights
 
 try:
     from accelerate import Accelerator, PartialState
@@ -76,7 +76,8 @@ class Epochs:
         self.precision = str(choose_precision(self.device, config.precision))
         if self.precision == "torch.float16" and self.device.type == "cpu":  # accelerate would leave it out, unsaid
             raise ValueError("precision is float16, which needs a GPU; take bfloat16 or float32")
-        self.history, self.best_epoch, self.best_state, self.gain, self.resumed = [], 0, _copy(model), None, {}
+        self.history, self.best_epoch, self.gain, self.resumed = [], 0, None, {}
+        self.best_state = trained_weights(model, config)
         # Changes with everything that decides the weights, and with nothing else.
         settings = config.but(workers=None, weights=weights_identity(config.weights)).to_dict()
         rows, network = self.table[self.table["part"] != "test"], (model.weights_description, model.class_names)
@@ -95,9 +96,9 @@ class Epochs:
         with fitting(self.state_file, remedy="pass resume=False to start anew"):
             for name in RESULTS:
                 setattr(self, name, self.resumed[name])
-            self.model.load_state_dict(self.best_state)
+            load_trained(self.model, self.best_state, self.config)
             if len(self.history) < self.config.epochs:
-                self.model.load_state_dict(self.resumed["model"])
+                load_trained(self.model, self.resumed["model"], self.config)
         log.info("resumed after epoch %d from %s", len(self.history), paths.relative(self.state_file))
 
     def run(self, log_folder: Path) -> None:
@@ -161,10 +162,12 @@ class Epochs:
         row["seconds"] = time.monotonic() - started
         self.history.append(row)
         if max(self.history, key=lambda each: (each["acc_val"], -each["loss_val"])) is row:
-            self.best_epoch, self.best_state = epoch, _copy(self.model)
+            self.best_epoch, self.best_state = epoch, trained_weights(self.model, self.config)
         state = {name: getattr(self, name) for name in ("identity", *RESULTS)}
         if epoch < self.config.epochs:
-            state |= {name: getattr(self, name).state_dict() for name in ("model", *RESUMED)}
+            state |= {"model": trained_weights(self.model, self.config)} | {
+                name: getattr(self, name).state_dict() for name in RESUMED
+            }
         if self.writes:
             save_tensors(state, self.state_file)
         return row, confusion_matrix(targets, logits.argmax(1), labels=range(len(self.model.class_names)))
@@ -244,7 +247,3 @@ class Epochs:
         options = {"precision": self.config.precision, "workers": self.config.workers, "cache": self.cache}
         with self.processes.main_process_first():  # the others read what it has kept
             return compute_features(self.model, rows, device=self.device, raw=raw, **options)
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

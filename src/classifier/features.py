@@ -23,7 +23,7 @@ from ..data.tables import picture_identities
 from ..files import file_digest, identity_of, read_kept, write_kept
 from .model import ViTMultiClassClassifier
 
-FEATURES_VERSION = 1  # raise it when the same picture and weights no longer give the same features
+FEATURES_VERSION = 2  # raise it when the same picture and weights no longer give the same features
 IMAGES_AT_ONCE = 64
 SAVE_EVERY_SECONDS = 60
 
@@ -114,10 +114,15 @@ def compute_features(
     return features if raw else model.standardise(features.to(device)).cpu()
 
 
-def _fitting(model: ViTMultiClassClassifier, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-    if any(features.shape != (model.num_features,) for features in kept.values()):
+def _fitting(model: ViTMultiClassClassifier, kept: dict[str, list[str] | Tensor]) -> dict[str, Tensor]:
+    if kept["features"].shape != (len(kept["identities"]), model.num_features):
         raise ValueError(f"it holds no features of {model.num_features} numbers")
-    return kept
+    return dict(zip(kept["identities"], kept["features"], strict=True))
+
+
+def _keep(known: dict[str, Tensor], file: Path | None) -> None:
+    if known:
+        write_kept({"identities": list(known), "features": torch.stack(list(known.values()))}, file)
 
 
 def _compute(
@@ -135,10 +140,10 @@ def _compute(
                 features = model.extract_features(images.to(device, non_blocking=True), raw=True).cpu()
             known.update(zip(identities, features, strict=True))
             if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
-                write_kept(known, file)
+                _keep(known, file)
                 saved_at = time.monotonic()
     finally:
-        write_kept(known, file)
+        _keep(known, file)
 
 
 def weights_identity(weights: str) -> str:

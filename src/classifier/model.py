@@ -211,3 +211,16 @@ def parameter_groups(model: ViTMultiClassClassifier, config: Config) -> list[dic
     groups = [{"params": backbone, "lr": config.learning_rate}] if backbone else []
     head_rate = config.head_learning_rate or config.learning_rate
     return [*groups, {"params": list(model.classifier.parameters()), "lr": head_rate}]
+
+
+def trained_weights(model: ViTMultiClassClassifier, config: Config) -> dict[str, Tensor]:
+    """A copy, on the CPU, of what a training may change: all, or without the backbone where a head is trained alone."""
+    state, is_head = model.state_dict().items(), config.train_mode == "head"
+    return {name: tensor.cpu().clone() for name, tensor in state if not (is_head and name.startswith("backbone."))}
+
+
+def load_trained(model: ViTMultiClassClassifier, weights: dict[str, Tensor], config: Config) -> None:
+    """Gives the model what `trained_weights` returned; raises ValueError if it is of another network."""
+    if weights.keys() != trained_weights(model, config).keys():
+        raise ValueError("it holds the weights of another network")
+    model.load_state_dict(model.state_dict() | weights)

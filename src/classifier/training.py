@@ -11,7 +11,7 @@ import torch
 
 from ..config import Config, paths
 from ..files import alone
-from .model import ViTMultiClassClassifier
+from .model import ViTMultiClassClassifier, load_trained
 
 HEAD_START_RATE = 3e-4  # of AdamW, for head_epochs
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # "illegal memory access" is another thing
@@ -73,7 +73,7 @@ def train_model(
                 ) from error
             raise
         finally:  # after an interruption too: half an epoch's weights would spoil the next call
-            model.load_state_dict(epochs.best_state)
+            load_trained(model, epochs.best_state, config)
     history, about = pd.DataFrame(epochs.history), (str(epochs.device), epochs.precision, epochs.gain, epochs.writes)
     return TrainingResult(history, epochs.best_epoch, history["seconds"].sum(), *about)
 

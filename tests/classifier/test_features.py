@@ -130,7 +130,7 @@ def test_an_interrupted_pass_goes_on(model, rows, passed, tmp_path, monkeypatch)
 def test_a_long_pass_is_saved_on_the_way(model, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SAVE_EVERY_SECONDS", -1)
     written = []
-    monkeypatch.setattr(features, "write_kept", lambda known, _: written.append(len(known)))
+    monkeypatch.setattr(features, "write_kept", lambda kept, _: written.append(len(kept["identities"])))
     compute(model, rows, cache=tmp_path / "cache")
     assert written == [4, 8, 10, 10]
 
@@ -215,7 +215,7 @@ def test_a_damaged_cache_is_reported_and_replaced(model, rows, passed, tmp_path,
 def test_a_cache_of_something_else_is_reported_and_replaced(model, rows, passed, tmp_path, caplog, wrong):
     wanted = compute(model, rows, cache=tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()
-    torch.save(dict.fromkeys(load_tensors(file), wrong), file)
+    torch.save(load_tensors(file) | {"features": wrong}, file)
     assert torch.equal(compute(model, rows, cache=tmp_path / "cache"), wanted)
     assert "anew" in caplog.text and file.name in caplog.text and sum(passed) == 20
 

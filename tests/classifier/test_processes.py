@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from src.classifier.features import load_batches
 from src.files import load_tensors
-from tests.classifier.conftest import CPU, events, fresh, train
+from tests.classifier.conftest import CPU, events, fresh, train, weights
 
 pytestmark = pytest.mark.usefixtures("quick_figure")
 
@@ -69,16 +69,16 @@ def two(table, config):
 def test_two_processes_give_the_weights_of_one(two, tmp_path, mode):
     run, table, config = two
     model, changes = fresh(config), {"train_mode": mode}
+    before = weights(model)
     wanted = train(model, table, config.but(**changes), tmp_path / "one")
     first, second = run(tmp_path / "two", **changes)
     for name, tensor in model.state_dict().items():
         assert torch.equal(first["weights"][name], second["weights"][name])
-        # A key's bias changes no attention: its gradient is rounding alone, which Adam scales up.
-        parts = [
-            values.chunk(3)[::2] if "qkv.bias" in name else [values] for values in (first["weights"][name], tensor)
-        ]
-        for values, wanted_values in zip(*parts, strict=True):
-            torch.testing.assert_close(values, wanted_values, atol=1e-4, rtol=1e-3)
+        change, other = tensor - before[name], first["weights"][name] - before[name]
+        if "qkv.bias" in name:  # a key's bias changes no attention: its gradient is rounding alone
+            change, other = (torch.cat(each.chunk(3)[::2]) for each in (change, other))
+        # Not value by value: Adam scales up single gradients that are next to nothing too.
+        assert (other - change).norm() <= 0.02 * change.norm(), name
     history = first["result"]["history"]
     for column in ("loss_train", "loss_val", "acc_train", "acc_val", "lr"):
         assert list(history[column]) == pytest.approx(list(wanted.history[column]), rel=1e-3)

@@ -270,6 +270,7 @@ def test_a_state_with_wrong_keys_is_named_with_a_remedy(table, config, tmp_path,
     config, file = config.but(train_mode="head"), tmp_path / "models" / "tiny.training.pt"
     interrupt_at(8, fresh(config), table, config, tmp_path)
     state = load_tensors(file)
+    assert not [name for name in (*state["model"], *state["best_state"]) if name.startswith("backbone.")]  # frozen
     save_tensors(state | wrong, file)
     with pytest.raises(CheckpointError, match=r"tiny\.training\.pt.*pass resume=False"):
         train(fresh(config), table, config, tmp_path)
