@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from src.localisation.head import DefectHead, defect_logits
 from src.localisation.pixel_metrics import best_pixel_threshold, threshold_metrics
@@ -36,7 +37,8 @@ class Prepared:
 def validate(network: DefectHead, prepared: Prepared) -> dict[str, Any]:
     """The calibration, thresholds and validation figures of a head."""
     labels, boxes = prepared.painted.labels.numpy(), prepared.boxed.labels.numpy()
-    painted = [painted_pixels(logits_of(network, prepared.painted, mode), labels) for mode in range(len(MODES))]
+    drawn = [logits_of(network, prepared.painted, mode) for mode in range(len(MODES))]
+    painted = [painted_pixels(logits, labels) for logits in drawn]
     slope, offset = calibrate(*(np.concatenate(parts, 2) for parts in zip(*painted, strict=True)))
     painted = [(expit(slope * logits + offset), truth) for logits, truth in painted]
     outline = best_pixel_threshold(*(np.concatenate(parts, 2) for parts in zip(*painted, strict=True)))
@@ -47,6 +49,7 @@ def validate(network: DefectHead, prepared: Prepared) -> dict[str, Any]:
             "painted_pixel_ap": average_precision(truth.ravel(), maps.ravel()),
             **threshold_metrics(maps, truth, threshold=outline),
             **boxes_hit(real, boxes),
+            "painted_image_auroc": picture_aurocs(expit(slope * drawn[number] + offset), labels, outline),
         }
         verdict[mode] = verdict_thresholds(real, boxes, prepared.originals, outline)
     return {"slope": slope, "offset": offset, "outline": outline, "verdict": verdict, "validation": figures}
@@ -80,6 +83,17 @@ def boxes_hit(maps: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         numbered, count = ndimage.label(place)
         hits += list(ndimage.maximum(values, numbered, range(1, count + 1)) >= limit)
     return {"n": len(maps), "peak_in_box": float(np.mean(peaks)), "boxes": len(hits), "boxes_hit": float(np.mean(hits))}
+
+
+def picture_aurocs(maps: np.ndarray, labels: np.ndarray, outline: float) -> dict[str, float]:
+    """AUROC of painted pictures against those without paint and box, by the verdict's score and the mean of the map."""
+    painted, boxed = (labels == 1).any((1, 2)), (labels == BOX).any((1, 2))
+    counted, anything = painted | ~boxed, Thresholds(outline, 0, "")
+    scores = {"score": [judge_map(values, anything).score for values in maps], "mean": maps.mean((1, 2))}
+    figures = {"painted": int(painted.sum()), "clean": int((counted & ~painted).sum())}
+    if not all(figures.values()):  # of few pictures
+        return figures
+    return figures | {name: roc_auc_score(painted[counted], np.array(each)[counted]) for name, each in scores.items()}
 
 
 def verdict_thresholds(maps: np.ndarray, labels: np.ndarray, originals: np.ndarray, outline: float) -> dict[str, Any]:

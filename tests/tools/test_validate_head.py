@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tools.boxes import BOX
-from tools.validate_head import boxes_hit, calibrate, painted_pixels, verdict_thresholds
+from tools.validate_head import boxes_hit, calibrate, painted_pixels, picture_aurocs, verdict_thresholds
 
 
 def test_verdicts_by_hand():
@@ -44,3 +44,16 @@ def test_painted_pixels_leave_boxes_out():
     labels[0, 0, 0], labels[1, 3, 0], labels[1, 3, 3] = 1, BOX, 2
     values, truth = painted_pixels(maps, labels)
     assert values.tolist() == [[[0, 3, 18, 21, 36, 39, 57]]] and truth.tolist() == [[[True] + [False] * 6]]
+
+
+def test_pictures_by_hand():
+    """A small bright defect counts for the score, a faint wide one for the mean; what lies in a box for neither."""
+    maps, labels = np.full((4, 64, 64), 0.2), np.zeros((4, 64, 64), np.uint8)
+    maps[0, 0, :4], labels[0, 0, :4] = 0.9, 1
+    maps[1], labels[1] = 0.15, 1
+    maps[2, 5, 5:9] = 0.5  # clean, with a false spot
+    maps[3], labels[3, 1, 1] = 0.9, BOX
+    figures = picture_aurocs(maps, labels, outline=0.4)
+    assert figures == {"painted": 2, "clean": 1, "score": 0.5, "mean": 0.5}
+    maps[1] = 0.3
+    assert picture_aurocs(maps, labels, outline=0.4) == {"painted": 2, "clean": 1, "score": 0.5, "mean": 1.0}
