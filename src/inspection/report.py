@@ -29,7 +29,8 @@ SHOWN, REGIONS, POINTS = 1000, 40, 480  # most pictures, regions of one and poin
 SUMMED = ["file", "verdict", "score", "grade", "area_m2", "usable_share", "engine"]  # columns of all pictures
 THUMBNAIL, BYTES = 240, 8000  # pixels of the longer side, and a JPEG's bytes if its quality can do that
 GIVEN = (
-    "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier options seconds versions"
+    "title mode pictures engine threshold outline source unit scale mm_per_pixel classifier options seconds versions "
+    "tables"
 )
 
 
@@ -54,8 +55,9 @@ def write_page(records: Sequence[PictureRecord], table: pd.DataFrame, folder: Pa
     """Writes ``folder/index.html``: what needs attention, then the thousand most odd pictures, most odd first.
 
     ``settings`` has the keys of `GIVEN` (``scale``: both ends of the map; ``classifier``: None, or texts: its name and
-    its worth) and may have ``photographs``, the folder of the records' files: the page names it by its place beside
-    ``folder``, and opens the photographs while they are there; without it the small pictures are made of the overlays.
+    its worth; ``tables``: ``csv`` or ``parquet``, as they lie beside the page) and may have ``photographs``, the folder
+    of the records' files: the page names it by its place beside ``folder``, and opens the photographs while they are
+    there; without it the small pictures are made of the overlays.
     ``table`` has a row for all pictures, ``records`` are all or those of `shown_files`. Raises KeyError for a missing
     setting.
     """

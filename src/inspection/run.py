@@ -81,7 +81,8 @@ def inspect(
         if not scale:
             write_tables(records, folder)
             write_coco(records, folder / "annotations.json")
-        write_page(records, table, folder, about | {"photographs": None if are_stored else pictures.root})
+        beside = {"photographs": None if are_stored else pictures.root, "tables": "parquet" if scale else "csv"}
+        write_page(records, table, folder, about | beside)
         write_json(about, file)
     if failed := about["verdicts"]["error"]:
         print(f"{failed:,} of {total:,} pictures could not be judged; the page says why")

@@ -34,6 +34,7 @@ SETTINGS = {
     "options": {"mask": "auto", "normals": None, "weights": "shipped"},
     "seconds": 12.5,
     "versions": {"python": "3.11"},
+    "tables": "csv",
 }
 HOSTILE = (
     "</script><script>alert(1)</script>.jpg",
@@ -279,3 +280,10 @@ def test_a_browser_says_sizes_shares_and_settings_with_their_units(tmp_path, bro
     page = browser("b.jpg").replace("\u00a0", " ").replace("&nbsp;", " ")
     assert "314 px², 0.0298 % of the picture" in page and "hides/*.dxf" in page and "The map is not" in page
     assert "The normal pictures that were tried stay below." in page
+
+
+def test_a_browser_names_the_tables_that_are_beside_the_page(tmp_path, browser):
+    for tables, named, absent in (("csv", "inspection.csv", "parquet"), ("parquet", "pictures/*.parquet", "csv")):
+        write(tmp_path, picture("a.jpg"), tables=tables)
+        hidden = re.findall(r'<span class="(csv|parquet)" hidden', page := browser("a.jpg"))
+        assert hidden == [absent] and named in page
