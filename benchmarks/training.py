@@ -92,7 +92,7 @@ def accuracy_by_precision(table: pd.DataFrame, config: Config) -> dict[str, Any]
         model, exact = create_model(config, classes), config.but(precision=precision)
         with tempfile.TemporaryDirectory() as folder:
             result = train_model(model, table, exact, models=Path(folder), logs=Path(folder))
-        share = result.history[result.best_epoch - 1]["acc_val"]
+        share = float(result.history.iloc[result.best_epoch - 1]["acc_val"])
         interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
         accuracy[precision] = {"accuracy": share, "interval": [interval.low, interval.high]}
     return {"n": count, "backbone": config.backbone, "epochs": config.epochs, "seed": config.seed, **accuracy}
