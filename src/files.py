@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -126,8 +127,10 @@ def fitting(path: Path, *, remedy: str = AGAIN) -> Iterator[None]:
 
 def _check_bytes(path: Path) -> None:
     sums = path.with_name("SHA256SUMS")
-    listed = [line.split() for line in sums.read_text(encoding="utf-8").splitlines()] if sums.is_file() else []
-    if any(name == path.name and file_digest(path) != digest for digest, name in listed):
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    listed = [parts for line in lines if len(parts := line.split(maxsplit=1)) == 2]
+    # A star before the name says that the sum was made in binary mode.
+    if any(name.removeprefix("*") == path.name and file_digest(path) != digest.lower() for digest, name in listed):
         raise ValueError(f"its SHA-256 is not that of {sums}")
     if zipfile.is_zipfile(path):  # as torch writes it, with a checksum a tensor, which torch does not read
         with zipfile.ZipFile(path) as opened:
@@ -151,13 +154,20 @@ def _check_values(content: Any, name: object = "it") -> None:
             _check_values(part, key)
 
 
+def printable(text: str) -> str:
+    """A text of which bytes that are no UTF-8 are written out, so that every report can hold it."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def identity_of(*parts: object) -> str:
     """SHA-256, as hexadecimal text, of values that JSON knows: changes with each of them."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's content, as hexadecimal text."""
+    """SHA-256 of a file's content, as hexadecimal text; OSError for what is none: a pipe would be waited for."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

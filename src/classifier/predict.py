@@ -65,11 +65,14 @@ def honest_figure(content: dict[str, Any]) -> str:
     file = paths.reports / run / "resultados_multiclase" / "results_summary.json"
     if not file.is_file():
         return f"how good it is on unseen hides is not known: there is no {paths.relative(file)}"
-    summary = json.loads(file.read_text(encoding="utf-8"))
-    own = {"n": summary["total_samples"], "protocol": summary["run"]["protocol"], "recipe": "this run"}
-    figures = summary["protocols"].get(HONEST_PROTOCOL, summary | own)
-    which = f"{figures['recipe']}, {figures.get('protocol', HONEST_PROTOCOL)}, n = {figures['n']}"
-    return f"macro-F1 {with_interval(figures, 'macro_f1')} ({which})"
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        own = {"n": summary["total_samples"], "protocol": summary["run"]["protocol"], "recipe": "this run"}
+        figures = summary["protocols"].get(HONEST_PROTOCOL, summary | own)
+        which = f"{figures['recipe']}, {figures.get('protocol', HONEST_PROTOCOL)}, n = {figures['n']}"
+        return f"macro-F1 {with_interval(figures, 'macro_f1')} ({which})"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"how good it is on unseen hides is not known: {paths.relative(file)} is damaged or of another version"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 from tqdm.auto import tqdm
 
 from ..config import CLASS_NAMES
-from ..files import writing
+from ..files import printable, writing
 from .checks import SPLITS, left_out
 from .manifest import CLASSES, MVTEC, DataError
 from .pictures import is_picture
@@ -84,8 +84,16 @@ def install(given: Path, data: Path, *, wanted: tuple[str, ...], left: dict[str,
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """All files below a folder by their path from it, with slashes, sorted; links to folders are followed."""
-    files = (Path(above, name) for above, _, names in os.walk(folder, followlinks=True) for name in names)
+    """All files below a folder by their path from it, with slashes, sorted.
+
+    Links to folders are followed, to each folder once: they may lead in a circle. Pipes and links to nothing are left.
+    """
+    visited, files = {os.path.realpath(folder)}, []
+    for above, folders, names in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(above, name)) for name in folders}
+        folders[:] = [name for name in folders if real[name] not in visited]
+        visited |= set(real.values())
+        files += [path for name in names if (path := Path(above, name)).is_file()]
     return {path.relative_to(folder).as_posix(): path for path in sorted(files)}
 
 
@@ -144,6 +152,8 @@ def _plan_files(given: Path, members: list[Member], wanted: tuple[str, ...]) -> 
             raise DataError(f"{given} wants to write outside its folder, to {name}: do not use it")
         part, home, inside = _place(name)
         if part.split("/")[0] in wanted:
+            if (shown := printable(name)) != name:
+                raise DataError(f"{given} holds {shown}, whose name is no UTF-8: rename it")
             if homes.setdefault(part, home) != home:
                 raise DataError(f"{given} holds {part} twice, in {homes[part]!r} and {home!r}: pass one of them")
             file = f"{part}/{inside}"

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from ..config import CLASS_NAMES
+from ..files import printable
 from .pictures import is_picture, load_mask, open_picture, orientation
 from .tables import class_name
 
@@ -19,7 +20,7 @@ SPLITS = ("train", "test", "ground_truth")
 
 def left_out(files: Iterable[str]) -> dict[str, str]:
     """Why files that a source holds are not taken: how many for each reason, and the first of them."""
-    reasons = pd.Series({file: _why_left(PurePosixPath(file)) for file in files}, dtype=object)
+    reasons = pd.Series({printable(file): _why_left(PurePosixPath(file)) for file in files}, dtype=object)
     groups = reasons.index.to_series().groupby(reasons)
     return {reason: f"{len(names)}, the first is {names.iloc[0]}" for reason, names in groups}
 

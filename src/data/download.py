@@ -92,6 +92,10 @@ def _acquire(source: str, local: Path | str | None, mvtec_local: Path | str | No
             given, wanted = Path(given).expanduser(), tuple(part for part in parts if part in missing)
             origins |= dict.fromkeys(archives.install(given, paths.data, wanted=wanted, left=left), given.name)
             missing = _missing_parts()
+        elif given:
+            log.warning(
+                "%s is not read: %s is in %s already; move that away to take it anew", given, parts[0], paths.data
+            )
     if CLASSES in missing or (missing and source == "drive"):
         if source == "local":
             raise DataError(f"{paths.data} holds no {CLASSES}/ yet: pass its folder or archive as local=...")
@@ -148,7 +152,9 @@ def _is_external() -> bool:
 
 def _missing_parts() -> tuple[str, ...]:
     here = {part for part in PARTS if (paths.data / part).is_dir()}  # renamed into place: there means whole
-    if paths.data.is_dir() and sum(map(bool, class_folders(paths.data).values())) > 1:
+    folders = class_folders(paths.data) if paths.data.is_dir() else {}
+    names = [class_name(folder.name) for folder, pictures in folders.items() if pictures]
+    if len(names) > 1 and (_is_external() or set(names) & set(CLASS_NAMES)):  # in data/ may be other photographs
         here.add(CLASSES)  # class folders without a folder around them
     return tuple(part for part in PARTS if part not in here)
 

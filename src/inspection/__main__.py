@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder, judged = inspect(pictures, Options(**options), output=output, cluster=cluster)
     except (ValueError, WeightsError, CheckpointError) as error:
         parser.error(str(error))
-    except HeldError as error:
+    except (HeldError, OSError) as error:  # a full disk, a folder that cannot be written
         parser.exit(1, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\ninterrupted; the same command goes on where it stopped\n")
@@ -80,6 +80,8 @@ def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     for name in ("classifier", "rules"):
         if (file := getattr(given, name)) and not file.is_file():
             parser.error(f"--{name} {file} is no file")
+    if given.rules and not given.mm_per_pixel:
+        parser.error("--rules needs --mm-per-pixel: severities and grades are made of lengths")
     if given.ray and not re.fullmatch(r"local|auto|[\w.-]+:\d+", given.ray):
         parser.error(f"--ray {given.ray} is no address; expected local, auto or host:port, and PICTURES before --ray")
     if given.weights not in ("shipped", "timm") and not Path(given.weights).is_file():

@@ -83,7 +83,8 @@ def _dxf(record: PictureRecord, hide: HideMeasure, rules: Rules) -> bytes:
     shapes = [(rules.outline_layer, ring) for ring in hide.outline]
     shapes += [(rules.defect_layers[region.severity], region.outline) for region in record.regions]
     for layer in dict.fromkeys([rules.outline_layer, *rules.defect_layers]):
-        drawing.layers.add(layer)
+        if not drawing.layers.has_entry(layer):  # names that differ in case alone are one, and "0" is always there
+            drawing.layers.add(layer)
     for layer, ring in shapes:
         points = [(x * hide.mm_per_pixel, (record.height - y) * hide.mm_per_pixel) for x, y in ring[:-1]]
         drawing.modelspace().add_lwpolyline(points, close=True, dxfattribs={"layer": layer})

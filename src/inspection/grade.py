@@ -101,6 +101,7 @@ def _check_shape(value: Any, example: Any, key: str) -> None:
 def _check_order(content: dict[str, Any]) -> None:
     limits, letters = content["severity_mm"], list(content["letters"].values())
     _require(content["grades"], "grades", [], "one grade or more")
+    _require(letters, "letters", {}, "one letter or more")
     _require(limits == sorted(set(limits)), "severity_mm", limits, "rising lengths")
     _require(letters == sorted(set(letters), reverse=True), "letters", letters, "falling shares, the best letter first")
     layers, classes = [content["outline_layer"], *content["defect_layers"]], content["class_severity"]

@@ -17,7 +17,7 @@ from skimage.measure import approximate_polygon, find_contours
 
 from ..classifier.model import ViTMultiClassClassifier
 from ..classifier.predict import class_probabilities, tiles_at
-from ..files import whole_file
+from ..files import printable, whole_file
 from ..localisation.localise import Detector
 from ..localisation.regions import Region
 from ..localisation.stream import LARGE, side_by_side
@@ -25,7 +25,6 @@ from ..style import HEAT, NORMAL, PREDICTED
 from .export import safe_name, write_hide
 from .grade import Rules
 from .hide import measure_hide
-from .inputs import printable
 from .records import PictureRecord, RegionRecord
 
 Read = Callable[[Path], tuple[Image.Image, np.ndarray | None]]  # opens a picture, with its leather or None for all
@@ -57,22 +56,26 @@ class Judge:
 
     def _row(self, name: str, path: Path, reading: Future, folder: Path) -> PictureRecord:
         try:
-            record = self._judge(name, *reading.result(), folder)
+            record, drawn = self._judge(name, *reading.result())
         except PROBLEMS as error:
             reason = str(error).replace(str(path), name) or type(error).__name__
-            record = PictureRecord(name, "error", error=printable(reason))
+            record, drawn = PictureRecord(name, "error", error=printable(reason)), None
+        if drawn:  # what cannot be written ends the run: the next start judges the picture again
+            with whole_file(folder / record.overlay) as stream:
+                drawn.save(stream, "JPEG", quality=QUALITY)
+        if record.hide:
+            write_hide(record, folder / "hides", rules=self.scale[1])
         return replace(record, threshold=self.detector.thresholds.verdict, engine=engine_of(self.detector))
 
-    def _judge(self, name: str, picture: Image.Image, leather: np.ndarray | None, folder: Path) -> PictureRecord:
+    def _judge(self, name: str, picture: Image.Image, leather: np.ndarray | None) -> tuple[PictureRecord, Image.Image]:
+        """The row, and the overlay that it names."""
         judgement = self.detector.judge(picture, leather=leather, without=self.numbers.get(name))
         scale = np.array(picture.size) / judgement.map.shape[::-1]
         regions = tuple(region_record(n, region, scale) for n, region in enumerate(judgement.regions, 1))
         if self.classifier:
             regions = tuple(self._named(region, picture) for region in regions)
         overlay = f"overlays/{safe_name(name)}.jpg"
-        with whole_file(folder / overlay) as stream:
-            drawn = draw_overlay(picture, judgement.map, regions, top=self.highest, leather=leather)
-            drawn.save(stream, "JPEG", quality=QUALITY)
+        drawn = draw_overlay(picture, judgement.map, regions, top=self.highest, leather=leather)
         verdict = "defective" if regions else "good"
         record = PictureRecord(name, verdict, *picture.size, judgement.score, regions, overlay)
         if self.scale:
@@ -80,8 +83,7 @@ class Judge:
             everywhere = np.ones(picture.size[::-1], bool) if leather is None else leather
             hide, regions = measure_hide(everywhere, regions, mm_per_pixel=mm_per_pixel, rules=rules)
             record = replace(record, hide=hide, regions=regions)
-            write_hide(record, folder / "hides", rules=rules)
-        return record
+        return record, drawn
 
     def _named(self, region: RegionRecord, picture: Image.Image) -> RegionRecord:
         """With the class of the tiles that cover it, on average."""

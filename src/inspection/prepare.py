@@ -61,13 +61,14 @@ def make_judge(inputs: Inputs, options: Options, *, kept: Path, todo: int) -> Ju
     duration = f"about {math.ceil(minutes)} min" if minutes > 1 else "less than a minute"
     backbone = judge.detector.encoder.backbone
     print(f"{todo:,} to judge, {MODES[mode]}; {backbone.name} ({backbone.weights}); {duration}", flush=True)
-    if mode == "normals" and len(compared_sizes) < FEWEST_NORMALS:
-        print(f"{len(compared_sizes)} normal pictures are few: give {FEWEST_NORMALS} or more, or none")
     if chosen:
         save_tensors(_references(replace(judge.detector, protocol=mode), chosen, read), kept)
     remedy = "remove it and inspect again"
     with fitting(kept, remedy=remedy):
-        return _comparing(judge, load_tensors(kept, remedy=remedy), options.threshold)
+        content = load_tensors(kept, remedy=remedy)
+        if mode == "normals" and len(content["names"]) < FEWEST_NORMALS:
+            print(f"{len(content['names'])} normal pictures are few: give {FEWEST_NORMALS} or more, or none")
+        return _comparing(judge, content, options.threshold)
 
 
 def reopen_judge(kept: dict[str, Any], read: Read, options: Options) -> Judge:
@@ -166,12 +167,18 @@ class _Each(Sequence):
 def _references(detector: Detector, pictures: dict[str, Path], read: Read) -> dict[str, Any]:
     """References, names of those that could be read, and thresholds: a resumed run and actors judge by the same."""
     mode, encoder, rows, each = detector.protocol, detector.encoder, {}, math.ceil(ROWS / len(pictures))
-    compared = pictures if mode != "zero-shot" else {}
+    compared, unread = pictures if mode != "zero-shot" else {}, {}
     for name, path in tqdm(compared.items(), desc="references", unit="img", disable=not compared):
-        with contextlib.suppress(*PROBLEMS):  # in the report it has a row that says why
+        try:
             rows[name] = _rows(encoder, *read(path), count=each, seed=SEED + len(rows))
-    if mode == "normals" and not rows:
-        raise ValueError(f"none of the {len(pictures)} normal pictures can be read, first {next(iter(pictures))}")
+        except PROBLEMS as error:  # a picture that is judged has a row in the report, which says why
+            unread[name] = error
+    if mode == "normals" and unread:
+        first, error = next(iter(unread.items()))
+        text = f"{len(unread)} of {len(pictures)} normal pictures cannot be used, first {first}: {error}"
+        if not rows:
+            raise ValueError(text)
+        print(text)
     if mode == "unlabelled-folder" and len(rows) < 2:
         mode, rows = "zero-shot", {}
     references = gather(list(rows.values()), are_normal=mode == "normals") if rows else None

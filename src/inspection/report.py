@@ -20,9 +20,8 @@ from skimage.measure import approximate_polygon
 
 from ..config import paths
 from ..data.pictures import UnreadableImageError, load_image
-from ..files import whole_file
+from ..files import printable, whole_file
 from .export import safe_name
-from .inputs import printable
 from .records import VERDICTS, PictureRecord, RegionRecord
 
 SHOWN, REGIONS, POINTS = 1000, 40, 480  # most pictures, regions of one and points of their outlines; the CSVs have all

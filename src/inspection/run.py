@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from ..classifier.features import weights_identity
 from ..classifier.predict import honest_figure
-from ..config import paths
-from ..files import file_digest, identity_of, load_tensors, write_json
+from ..config import ENGINES, paths, setting
+from ..files import file_digest, identity_of, load_tensors, printable, write_json
 from .export import write_coco
-from .inputs import STAMP, Inputs, Options, PictureSelection, find_inputs, find_pictures, printable
+from .inputs import STAMP, Inputs, Options, PictureSelection, find_inputs, find_pictures
 from .judge import Judge
 from .kept import Kept, judge_parts, parts_of
 from .prepare import MODES, make_judge
@@ -53,6 +53,7 @@ def inspect(
     """
     output, started = Path(output or paths.reports / "inspection").resolve(), time.perf_counter()
     scale, stored = _scale() if cluster else (None, None)
+    options = replace(options, engine=options.engine or setting("LEATHER_ENGINE", "auto", allowed=ENGINES))
     if scale:
         options = scale.for_all_machines(options)
     are_stored = bool(scale) and any("://" in one for one in given)
@@ -157,10 +158,14 @@ def run_folder(output: Path, name: str, identity: str) -> Iterator[Path]:
 
 def _is_another(folder: Path, identity: str) -> bool:
     """Whether a folder holds another run, or something else."""
-    if not folder.exists() or all(file.suffix in (".part", ".lock") for file in folder.iterdir()):
+    if not folder.is_dir():
+        return folder.exists()
+    if all(file.suffix in (".part", ".lock") for file in folder.iterdir()):
         return False
-    file = folder / STAMP
-    return not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["identity"] != identity
+    try:
+        return json.loads((folder / STAMP).read_text(encoding="utf-8"))["identity"] != identity
+    except (OSError, ValueError, LookupError, TypeError):  # somebody else's
+        return True
 
 
 def about_run(judge: Judge, pictures: PictureSelection, table: pd.DataFrame, options: Options) -> dict[str, Any]:

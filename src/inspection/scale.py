@@ -15,7 +15,6 @@ import ray
 import ray.data
 import torch
 
-from ..config import ENGINES, setting
 from .inputs import STAMP, Options
 from .kept import Kept, Part, judge_parts
 from .prepare import reopen_judge
@@ -56,7 +55,7 @@ def for_all_machines(options: Options) -> Options:
     changes = {name: value.resolve() for name, value in vars(options).items() if isinstance(value, Path)}
     if options.weights not in ("shipped", "timm"):
         changes["weights"] = str(Path(options.weights).resolve())
-    return replace(options, engine=options.engine or setting("LEATHER_ENGINE", "auto", allowed=ENGINES), **changes)
+    return replace(options, **changes)
 
 
 def judge_on_cluster(parts: list[Part], handed: tuple[Any, ...], folder: Path, address: str) -> Iterator[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
 import re
 import shutil
 import stat
@@ -354,3 +355,14 @@ def test_a_disk_that_fills_up_is_named_with_a_remedy(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="could not write .*data: No space left.*Free some space") as caught:
         install_all(archive)
     assert caught.value.errno == errno.ENOSPC and not list((tmp_path / "data").iterdir())
+
+
+def test_circles_of_links_and_links_to_nothing_are_left(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x.png").write_bytes(b"1")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "b" / "again").symlink_to(tmp_path)
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "a" / "pipe.png")
+    assert list(files_below(tmp_path)) == ["a/b/x.png"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import gdown
 import kagglehub
 import pytest
+from PIL import Image
 
 from src.config import CLASS_NAMES, MVTEC_FOLDER, paths
 from src.data import download
@@ -69,6 +70,20 @@ def test_the_second_call_changes_nothing(tmp_path, data):
     for options in ({"local": archive}, {}, {"source": "kaggle"}, {"source": "drive"}, {"thorough": True}):
         assert acquire(**options) == first
     assert state(data / CLASSES) | state(data / MVTEC) == before
+
+
+def test_what_is_given_but_not_read_is_said(tmp_path, data, caplog):
+    acquire(local=make_both(tmp_path / "set"))
+    acquire(local=tmp_path / "other.zip")
+    assert "other.zip is not read" in caplog.text and "already" in caplog.text
+
+
+def test_own_photographs_in_the_data_folder_are_no_set(tmp_path, data):
+    for name in ("monday", "tuesday"):
+        (data / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(data / name / "a.png")
+    acquire(local=make_both(tmp_path / "set"))
+    assert (data / PINHOLE).is_dir()
 
 
 def test_each_part_may_come_from_elsewhere(tmp_path, monkeypatch, caplog):

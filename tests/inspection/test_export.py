@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import ezdxf
@@ -124,3 +125,10 @@ def test_svg_is_in_mm_and_says_what_each_shape_is(records, rules, tmp_path):
     assert "../a<b>&.jpg" in outline[0].text and "% usable" in outline[0].text
     assert square[0].text.startswith("1. hole: 9.9 mm, severity 3") and "severity 3" in triangle[0].text
     assert square.get("d") == "M70.00,42.00 77.00,42.00 77.00,49.00 70.00,49.00Z"
+
+
+def test_layers_may_have_names_that_every_drawing_has_or_that_differ_in_case(records, rules, tmp_path):
+    own = replace(rules, outline_layer="0", defect_layers=("Zone", "zone", *rules.defect_layers[2:]))
+    write_hide(records[1], tmp_path, rules=own)
+    drawing = ezdxf.readfile(next(tmp_path.glob("*.dxf")))
+    assert not drawing.audit().has_errors and len(drawing.modelspace()) == 3

@@ -108,6 +108,7 @@ def test_own_rules_are_read(tmp_path):
         ({"margin": 5}, "the file has margin; its keys are margin_mm"),
         ({"below": None}, "below"),
         ({"grades": []}, "grades"),
+        ({"letters": {}}, "letters"),
         ({"grades": [{"name": "1"}]}, "lacks from_edge_mm, longer_than_mm, most"),
         ({"grades": [{"name": "1", "most": 1.5, "longer_than_mm": 1, "from_edge_mm": 1}]}, "1.5"),
         ({"severity_mm": [10, 5]}, "severity_mm"),

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from src.inspection.inputs import STAMP, find_masks, find_pictures
+from src.inspection.inputs import STAMP, Options, find_inputs, find_masks, find_pictures
 
 
 @pytest.fixture
@@ -68,3 +68,63 @@ def test_masks_are_found_by_name(tmp_path):
         (tmp_path / "masks" / name).write_bytes(b"")
     masks = find_masks(pictures, tmp_path / "masks")
     assert masks == {tmp_path / "1.jpg": tmp_path / "masks/a/1.png", tmp_path / "2.jpg": tmp_path / "masks/2_mask.tif"}
+
+
+@pytest.mark.parametrize("by_shell", [True, False])
+def test_a_pattern_leaves_what_a_walk_would_leave(folder, by_shell):
+    pattern = folder / "*"
+    given = sorted(map(str, folder.glob("*"))) if by_shell else [str(pattern)]
+    given = [one for one in given if not one.endswith(".txt")]
+    found = find_pictures(given, without=[folder / "normals"])
+    assert set(found.pictures) == {"b.JPG", "sub/a.png"} and {"report", "ground_truth", "normals"} <= set(found.left)
+    deep = find_pictures([str(folder / "**" / "*.*g")], without=[folder / "normals"])
+    assert set(deep.pictures.values()) == {folder / "sub" / "a.png"}
+    with pytest.raises(ValueError, match="a mask"):
+        find_pictures([str(folder / "sub" / "*_mask.png")])
+
+
+def test_what_cannot_be_read_and_links_to_folders_are_left_with_a_reason(folder, monkeypatch):
+    (folder / "linked").symlink_to(folder / "sub")
+    (folder / "closed").mkdir()
+    plain = type(folder).is_file
+
+    def is_file(path):
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(type(folder), "is_file", is_file)
+    left = find_pictures([str(folder)]).left
+    assert left["linked"] == "a link to a folder" and left["closed"] == "it cannot be read"
+
+
+def test_names_that_reports_cannot_tell_apart_are_refused(tmp_path):
+    for name in (os.fsencode(tmp_path) + b"/a\xff.png", os.fsencode(tmp_path) + b"/a\\xff.png"):
+        open(name, "wb").close()
+    with pytest.raises(ValueError, match="two pictures have the name"):
+        find_pictures([str(tmp_path)])
+
+
+def test_a_list_may_name_files_that_start_like_a_comment(folder):
+    (folder / "#1.png").write_bytes(b"")
+    (folder / "list.txt").write_text("# hides, and so on\n#1.png\n", encoding="utf-8")
+    assert list(find_pictures([str(folder / "list.txt")]).pictures) == ["#1.png"]
+
+
+def test_a_picture_is_not_judged_by_itself(folder):
+    found = find_pictures([str(folder / "normals")])
+    with pytest.raises(ValueError, match="in --normals too"):
+        find_inputs(found, Options(normals=folder / "normals"), without=folder / "out")
+
+
+def test_masks_may_lie_beside_the_pictures(tmp_path):
+    for name in ("a.png", "a_mask.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_pictures([str(tmp_path)]).pictures
+    assert find_masks(found, tmp_path) == {tmp_path / "a.png": tmp_path / "a_mask.png"}
+
+
+def test_a_long_name_is_cut(tmp_path):
+    (tmp_path / ("\u00e9" * 120 + ".png")).write_bytes(b"")
+    name = find_pictures([str(next(tmp_path.iterdir()))]).name
+    assert 190 < len(name.encode()) <= 200 and set(name) == {"\u00e9"}

@@ -248,3 +248,47 @@ def test_regions_get_the_class_of_their_tiles_and_hides_their_measures(leather, 
     assert len(list((folder / "hides").glob("*.dxf"))) == 6 and (folder / "annotations.json").is_file()
     about = json.loads((folder / "inspection.json").read_text(encoding="utf-8"))
     assert about["classifier"]["model"] == "tiny.pth" and "not known" in about["classifier"]["worth"]
+
+
+def test_what_cannot_be_written_ends_the_run_and_is_judged_by_the_next(leather, network, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.Image.Image.save", full)
+        with pytest.raises(OSError, match="Free some space"):
+            inspect([str(leather)], Options(), output=tmp_path / "out")
+    folder, judged = inspect([str(leather)], Options(), output=tmp_path / "out")
+    assert judged == 6 and folder.name == "leather"
+
+
+def test_normal_pictures_that_cannot_be_used_are_named(leather, network, tmp_path, capsys):
+    normals = tmp_path / "normals"
+    shutil.copytree(leather, normals)
+    for number in range(6):
+        (normals / f"{number}.png").rename(normals / f"n{number}.png")
+    for number in range(3):
+        (normals / f"n{number}.png").write_bytes((normals / "n5.png").read_bytes()[:3000])
+    inspect([str(leather)], Options(normals=normals), output=tmp_path / "out")
+    said = capsys.readouterr().out
+    assert re.search(r"3 of 6 normal pictures cannot be used, first n0\.png: cannot read", said)
+    assert "3 normal pictures are few" in said
+
+
+def test_foreign_folders_get_no_report(leather, network, tmp_path):
+    for name, content in (("leather", None), ("leather-2", ""), ("leather-3", "{}"), ("leather-4", "[1]")):
+        if content is None:
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / name).write_text("a file")
+        else:
+            (tmp_path / "out" / name).mkdir()
+            (tmp_path / "out" / name / "run.json").write_text(content)
+    assert inspect([str(leather)], Options(), output=tmp_path / "out")[0].name == "leather-5"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+def test_a_pipe_is_not_waited_for(leather, network, tmp_path):
+    os.mkfifo(leather / "x.jpg")
+    folder, judged = inspect([str(leather)], Options(), output=tmp_path / "out")
+    table = pd.read_csv(folder / "inspection.csv").set_index("file")
+    assert judged == 6 and "no regular file" in table.loc["x.jpg", "error"]

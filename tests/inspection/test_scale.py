@@ -51,11 +51,10 @@ def test_what_is_no_address_is_refused(capsys):
 def test_what_actors_get_means_the_same_in_other_folders(monkeypatch, tmp_path):
     scale = pytest.importorskip("src.inspection.scale")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LEATHER_ENGINE", "torch")
     given = Options(mask=Path("masks"), rules=Path("rules.yaml"), weights="w.pth", normals=None)
     root, made = tmp_path.resolve(), scale.for_all_machines(given)
     assert (made.mask, made.rules, made.normals) == (root / "masks", root / "rules.yaml", None)
-    assert made.weights == str(root / "w.pth") and made.engine == "torch"
+    assert made.weights == str(root / "w.pth")
     assert (
         scale.for_all_machines(Options(mask="auto")).mask == "auto"
         and scale.for_all_machines(Options()).weights == "shipped"
