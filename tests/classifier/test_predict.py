@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from src.classifier.checkpoints import save_checkpoint
-from src.classifier.predict import PUBLISHED_SIDE, class_probabilities, main, tiles_at, trained_side
+from src.classifier.predict import PUBLISHED_SIDE, class_probabilities, honest_figure, main, tiles_at, trained_side
+from src.config import paths
 
 
 @pytest.fixture
@@ -43,6 +44,18 @@ def test_a_picture_that_is_smaller_than_a_tile_is_mirrored_not_squashed(photogra
 
 def test_older_checkpoints_take_the_published_size():
     assert trained_side({"run": None}) == PUBLISHED_SIDE and trained_side({"run": {"picture_side": 96}}) == 96
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"total_samples": 3}', '{"total_samples": 3, "run": {"protocol": "x"}}']
+)
+def test_a_damaged_report_of_the_run_is_named(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(paths, "reports", tmp_path)
+    file = tmp_path / "mine" / "resultados_multiclase" / "results_summary.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    said = honest_figure({"run": {"name": "mine"}})
+    assert "not known" in said and "results_summary.json is damaged" in said
 
 
 def test_the_command_prints_the_models_own_answers(model, pictures, tmp_path, capsys):
