@@ -256,7 +256,8 @@ def markdown(result: dict[str, Any]) -> str:
             rows.append([SCORES[score], *map(cell, entry["heads"].values())])
             rows.append([f"{SCORES[score]}, {OWN}", *plain(entry)])
         lines += [*markdown_rows(["AUROC, zero-shot", *result["classes"]["score"]["own"]], rows), ""]
-    heads = f"{len(result['heads'])} heads for {result['backbone']} ({result['weights']})"
+    count = len(result["heads"])
+    heads = f"{count} {'head' if count == 1 else 'heads'} for {result['backbone']} ({result['weights']})"
     lines.append(f"{heads}: mean (least to most). Gains are on {OWN}, with the widest 95 % interval of the heads.")
     return "\n".join(lines) + "\n"
 

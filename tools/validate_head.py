@@ -37,19 +37,20 @@ class Prepared:
 def validate(network: DefectHead, prepared: Prepared) -> dict[str, Any]:
     """The calibration, thresholds and validation figures of a head."""
     labels, boxes = prepared.painted.labels.numpy(), prepared.boxed.labels.numpy()
-    drawn = [logits_of(network, prepared.painted, mode) for mode in range(len(MODES))]
-    painted = [painted_pixels(logits, labels) for logits in drawn]
-    slope, offset = calibrate(*(np.concatenate(parts, 2) for parts in zip(*painted, strict=True)))
-    painted = [(expit(slope * logits + offset), truth) for logits, truth in painted]
-    outline = best_pixel_threshold(*(np.concatenate(parts, 2) for parts in zip(*painted, strict=True)))
+    logits = [logits_of(network, prepared.painted, mode) for mode in range(len(MODES))]
+    pixels = [painted_pixels(each, labels) for each in logits]
+    slope, offset = calibrate(*(np.concatenate(parts, 2) for parts in zip(*pixels, strict=True)))
+    painted = [expit(slope * each + offset) for each in logits]
+    pixels = [painted_pixels(maps, labels) for maps in painted]
+    outline = best_pixel_threshold(*(np.concatenate(parts, 2) for parts in zip(*pixels, strict=True)))
     figures, verdict = {}, {}
-    for number, (mode, (maps, truth)) in enumerate(zip(MODES, painted, strict=True)):
+    for number, (mode, (values, truth)) in enumerate(zip(MODES, pixels, strict=True)):
         real = expit(slope * logits_of(network, prepared.boxed, number) + offset)
         figures[mode] = {
-            "painted_pixel_ap": average_precision(truth.ravel(), maps.ravel()),
-            **threshold_metrics(maps, truth, threshold=outline),
+            "painted_pixel_ap": average_precision(truth.ravel(), values.ravel()),
+            **threshold_metrics(values, truth, threshold=outline),
             **boxes_hit(real, boxes),
-            "painted_image_auroc": picture_aurocs(expit(slope * drawn[number] + offset), labels, outline),
+            "painted_image_auroc": picture_aurocs(painted[number], labels, outline),
         }
         verdict[mode] = verdict_thresholds(real, boxes, prepared.originals, outline)
     return {"slope": slope, "offset": offset, "outline": outline, "verdict": verdict, "validation": figures}

@@ -161,13 +161,12 @@ class Epochs:
         row |= {"acc_val": np.mean((logits.argmax(1) == targets).numpy()).item(), "lr": rate}
         row["seconds"] = time.monotonic() - started
         self.history.append(row)
+        weights = trained_weights(self.model, self.config)
         if max(self.history, key=lambda each: (each["acc_val"], -each["loss_val"])) is row:
-            self.best_epoch, self.best_state = epoch, trained_weights(self.model, self.config)
+            self.best_epoch, self.best_state = epoch, weights
         state = {name: getattr(self, name) for name in ("identity", *RESULTS)}
         if epoch < self.config.epochs:
-            state |= {"model": trained_weights(self.model, self.config)} | {
-                name: getattr(self, name).state_dict() for name in RESUMED
-            }
+            state |= {"model": weights} | {name: getattr(self, name).state_dict() for name in RESUMED}
         if self.writes:
             save_tensors(state, self.state_file)
         return row, confusion_matrix(targets, logits.argmax(1), labels=range(len(self.model.class_names)))

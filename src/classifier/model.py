@@ -215,12 +215,16 @@ def parameter_groups(model: ViTMultiClassClassifier, config: Config) -> list[dic
 
 def trained_weights(model: ViTMultiClassClassifier, config: Config) -> dict[str, Tensor]:
     """A copy, on the CPU, of what a training may change: all, or without the backbone where a head is trained alone."""
-    state, is_head = model.state_dict().items(), config.train_mode == "head"
-    return {name: tensor.cpu().clone() for name, tensor in state if not (is_head and name.startswith("backbone."))}
+    return {name: tensor.cpu().clone() for name, tensor in _changing(model, config).items()}
 
 
 def load_trained(model: ViTMultiClassClassifier, weights: dict[str, Tensor], config: Config) -> None:
     """Gives the model what `trained_weights` returned; raises ValueError if it is of another network."""
-    if weights.keys() != trained_weights(model, config).keys():
+    if weights.keys() != _changing(model, config).keys():
         raise ValueError("it holds the weights of another network")
     model.load_state_dict(model.state_dict() | weights)
+
+
+def _changing(model: ViTMultiClassClassifier, config: Config) -> dict[str, Tensor]:
+    state, is_head = model.state_dict().items(), config.train_mode == "head"
+    return {name: tensor for name, tensor in state if not (is_head and name.startswith("backbone."))}

@@ -95,7 +95,8 @@ def find_pictures(given: Sequence[str], *, without: Iterable[Path] = ()) -> Pict
         is_there, fixed = os.path.exists(one), Path(*takewhile(lambda part: not glob.has_magic(part), Path(one).parts))
         for path in [Path(one)] if is_there else sorted(map(Path, glob.glob(one, recursive=True))):
             above = _absolute(path).parent if is_there else _absolute(fixed)
-            if len(given) + (not is_there) > 1 and (why := _why_left(_absolute(path), above, without)):
+            is_alone = is_there and len(given) == 1
+            if not is_alone and (why := _why_left(_absolute(path), above, without)):
                 left[_absolute(path)] = why
             elif path.is_dir():
                 paths += _walk(path.resolve(), without, left)

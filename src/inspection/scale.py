@@ -49,7 +49,7 @@ class Judging:
 
 
 def for_all_machines(options: Options) -> Options:
-    """What means the same in other processes: they have other folders and variables. Raises ValueError for int8."""
+    """What means the same in other processes: they have other folders. Raises ValueError for int8."""
     if options.engine == "openvino-int8":
         raise ValueError("openvino-int8 is set on the pictures of one machine; choose another --engine with --ray")
     changes = {name: value.resolve() for name, value in vars(options).items() if isinstance(value, Path)}

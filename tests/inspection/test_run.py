@@ -292,3 +292,11 @@ def test_a_pipe_is_not_waited_for(leather, network, tmp_path):
     folder, judged = inspect([str(leather)], Options(), output=tmp_path / "out")
     table = pd.read_csv(folder / "inspection.csv").set_index("file")
     assert judged == 6 and "no regular file" in table.loc["x.jpg", "error"]
+
+
+def test_the_variable_of_the_engine_counts_like_the_option(leather, network, tmp_path, monkeypatch):
+    folder, _ = inspect([str(leather)], Options(engine="torch"), output=tmp_path / "out")
+    monkeypatch.setenv("LEATHER_ENGINE", "torch")
+    assert inspect([str(leather)], Options(), output=tmp_path / "out")[0] == folder
+    about = json.loads((folder / "inspection.json").read_text())
+    assert about["options"]["engine"] == "torch" and about["engine"].startswith("torch")
